@@ -1,0 +1,253 @@
+package diskmap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"cairn/blockstore/block"
+)
+
+// ImageOptions bound an Image's memory. The zero value is a good choice for
+// random access.
+type ImageOptions struct {
+	// PageCache is for decoded map pages, in bytes; 0 means 4 MiB, which covers
+	// 8 GiB of disk at 64 KiB blocks.
+	PageCache int64
+	// BlockCache is for recently read blocks, in bytes; 0 means 32 MiB, below 0
+	// none. It is raised to twice ReadAhead.
+	BlockCache int64
+	// ReadAhead is how far in bytes a sequential reader is read ahead of, in the
+	// background; 0 means not at all. An Image that reads ahead must be closed.
+	ReadAhead int64
+}
+
+// batchBytes bounds the plain bytes of one ReadBlocks call.
+const batchBytes = 4 << 20
+
+// Image reads a disk: it is an io.ReaderAt over a Map. All its methods are safe
+// for concurrent use. Blocks and pages come verified from the BlockReader; what
+// then does not fit the map is an error that matches block.ErrCorrupt.
+//
+// A read that covers several blocks fetches those it lacks with one ReadBlocks
+// call (per 4 MiB). Memory is bounded by the two caches, plus 4 MiB or one block
+// for each read under way.
+type Image struct {
+	m      Map
+	pages  *cache
+	blocks *cache
+	ahead  *readAhead // nil when off
+}
+
+var _ io.ReaderAt = (*Image)(nil)
+
+// NewImage opens a map for reading; m must be valid (Map.Validate), which the
+// first read checks.
+func NewImage(r BlockReader, m Map, opts ImageOptions) *Image {
+	if opts.PageCache == 0 {
+		opts.PageCache = 4 << 20
+	}
+	if opts.BlockCache == 0 {
+		opts.BlockCache = 32 << 20
+	}
+	im := &Image{m: m, pages: newCache(r, max(0, opts.PageCache))}
+	if opts.ReadAhead > 0 {
+		opts.BlockCache = max(opts.BlockCache, 2*opts.ReadAhead)
+		im.ahead = newReadAhead(im, opts.ReadAhead)
+	}
+	im.blocks = newCache(r, max(0, opts.BlockCache))
+	return im
+}
+
+// Size is the size of the disk in bytes.
+func (im *Image) Size() int64 { return im.m.Size }
+
+// Close stops reading ahead and waits until it has. Reads under way are not
+// disturbed, and later ones still work.
+func (im *Image) Close() error {
+	if im.ahead != nil {
+		im.ahead.close()
+	}
+	return nil
+}
+
+// ReadAt implements io.ReaderAt.
+func (im *Image) ReadAt(p []byte, off int64) (int, error) {
+	return im.ReadAtContext(context.Background(), p, off)
+}
+
+// ReadAtContext is ReadAt that ends early, with the context's error, when ctx
+// does.
+func (im *Image) ReadAtContext(ctx context.Context, p []byte, off int64) (n int, err error) {
+	if err := im.m.Validate(); err != nil {
+		return 0, err
+	}
+	if off < 0 {
+		return 0, fmt.Errorf("read disk image: negative offset %d", off)
+	}
+	if off >= im.m.Size {
+		return 0, io.EOF
+	}
+	if left := im.m.Size - off; int64(len(p)) > left {
+		p, err = p[:left], io.EOF
+	}
+	if im.ahead != nil {
+		im.ahead.notice(off, int64(len(p)))
+	}
+	for n < len(p) {
+		k, err := im.readBatch(ctx, p[n:], off+int64(n))
+		if err != nil {
+			return n, err
+		}
+		n += k
+	}
+	return n, err
+}
+
+// readBatch reads the beginning of p, up to the end of a batch.
+func (im *Image) readBatch(ctx context.Context, p []byte, off int64) (int, error) {
+	bs := int64(im.m.BlockSize)
+	first := off / bs
+	last := min((off+int64(len(p))-1)/bs, first+max(1, batchBytes/bs)-1)
+	blocks, err := im.fetch(ctx, uint64(first), uint64(last)+1)
+	if err != nil {
+		return 0, fmt.Errorf("read disk image at %d: %w", off, err)
+	}
+	n, skip := 0, int(off-first*bs)
+	for _, b := range blocks {
+		k := min(len(p)-n, int(bs)-skip)
+		if b == nil {
+			clear(p[n : n+k])
+		} else {
+			copy(p[n:n+k], b[skip:])
+		}
+		n, skip = n+k, 0
+	}
+	return n, nil
+}
+
+// fetch returns the blocks from ≤ index < to, nil for zeros.
+func (im *Image) fetch(ctx context.Context, from, to uint64) ([][]byte, error) {
+	ds, err := im.lookup(ctx, from, to)
+	if err != nil {
+		return nil, err
+	}
+	blocks, err := im.blocks.get(ctx, ds)
+	if err != nil {
+		return nil, err
+	}
+	for i, b := range blocks {
+		if b != nil && len(b) != im.m.BlockSize {
+			return nil, fmt.Errorf("disk block %d (%s): %w: %d bytes, must be %d", from+uint64(i), ds[i], block.ErrFormat, len(b), im.m.BlockSize)
+		}
+	}
+	return blocks, nil
+}
+
+// lookup returns the digests of blocks from ≤ index < to.
+func (im *Image) lookup(ctx context.Context, from, to uint64) ([]block.Digest, error) {
+	level, index := im.m.Depth(), uint64(0)
+	ds := []block.Digest{im.m.Root}
+	for ; level > 0; level-- {
+		pages, err := im.readPages(ctx, level, index, ds)
+		if err != nil {
+			return nil, err
+		}
+		shift := fanoutBits * (level - 1)
+		lo, hi := from>>shift, (to-1)>>shift
+		next := make([]block.Digest, 0, hi-lo+1)
+		for c := lo; c <= hi; c++ {
+			var d block.Digest
+			if page := pages[c>>fanoutBits-index]; page != nil {
+				d = entry(page, int(c%Fanout))
+			}
+			next = append(next, d)
+		}
+		ds, index = next, lo
+	}
+	return ds, nil
+}
+
+// readPages returns consecutive pages of a level, checked; nil for block.Zero.
+func (im *Image) readPages(ctx context.Context, level int, index uint64, ds []block.Digest) ([][]byte, error) {
+	ref := Page{Level: level, Index: index}
+	pages, err := im.pages.get(ctx, ds)
+	if err != nil {
+		ref.Digest = ds[0]
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	for i, page := range pages {
+		if page != nil {
+			ref.Index, ref.Digest = index+uint64(i), ds[i]
+			if err := ref.check(page, im.m.Blocks()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return pages, nil
+}
+
+// extentPages bounds the pages that one call of Extent looks at.
+const extentPages = 256
+
+// Extent says whether the block at off holds data or is a hole (all zeros), and
+// for how many bytes from off on this goes on at least: the next call may report
+// the same kind again, since a call looks at a bounded number of pages. Behind
+// the end of the disk the error is io.EOF.
+func (im *Image) Extent(ctx context.Context, off int64) (data bool, length int64, err error) {
+	if err := im.m.Validate(); err != nil {
+		return false, 0, err
+	}
+	if off < 0 {
+		return false, 0, fmt.Errorf("extent of disk image: negative offset %d", off)
+	}
+	if off >= im.m.Size {
+		return false, 0, io.EOF
+	}
+	bs := uint64(im.m.BlockSize)
+	blocks := im.m.Blocks()
+	pos := uint64(off) / bs
+	for pages := 0; pos < blocks && pages < extentPages; pages++ {
+		d, n, err := im.run(ctx, pos)
+		if err != nil {
+			return false, 0, fmt.Errorf("extent of disk image at %d: %w", off, err)
+		}
+		if pages == 0 {
+			data = d
+		}
+		if d != data {
+			break
+		}
+		pos += n
+	}
+	end := im.m.Size
+	if pos < blocks {
+		end = int64(pos * bs)
+	}
+	return data, end - off, nil
+}
+
+// run says what block index is, and how many of its kind follow in the zero
+// subtree or leaf page that it lies in; the end of the disk does not count.
+func (im *Image) run(ctx context.Context, index uint64) (data bool, n uint64, err error) {
+	d := im.m.Root
+	for level := im.m.Depth(); ; level-- {
+		if d == block.Zero || level == 0 {
+			return d != block.Zero, (index>>(fanoutBits*level)+1)<<(fanoutBits*level) - index, nil
+		}
+		pages, err := im.readPages(ctx, level, index>>(fanoutBits*level), []block.Digest{d})
+		if err != nil {
+			return false, 0, err
+		}
+		at := int(index >> (fanoutBits * (level - 1)) % Fanout)
+		d = entry(pages[0], at)
+		if level == 1 {
+			for n = 1; at+int(n) < Fanout && (entry(pages[0], at+int(n)) == block.Zero) == (d == block.Zero); n++ {
+			}
+			return d != block.Zero, n, nil
+		}
+	}
+}
+
+var errClosed = errors.New("image closed")
