@@ -1,0 +1,4 @@
+// Command cairnd is the server.
+package main
+
+func main() {}
