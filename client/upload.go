@@ -14,9 +14,6 @@ import (
 // maxBatch is how many stored bytes go in one message of an upload.
 const maxBatch = 2 << 20
 
-// maxRun is how many digests one run of a disk map may have: 512 KiB.
-const maxRun = 16 << 10
-
 // Upload is an open upload of one recovery point. Its methods are safe for
 // concurrent use; maps are written after the blocks that they name.
 type Upload struct {
@@ -202,8 +199,12 @@ func (s *BlockStream) Cancel() {
 // MapWriter writes the map of one disk, in ascending order.
 type MapWriter struct {
 	stream cairnv1.BlockService_WriteDiskMapClient
-	run    *cairnv1.DiskMapRun // digests of consecutive blocks, not sent yet
+	runs   []*cairnv1.DiskMapRun // not sent yet
+	size   int                   // about how many bytes they take
 }
+
+// maxMapMessage is about how many bytes go in one message of a disk map.
+const maxMapMessage = 512 << 10
 
 // WriteMap begins the map of a disk: from nothing, or as changes to the disk of
 // that name in the upload's base point.
@@ -218,33 +219,30 @@ func (u *Upload) WriteMap(ctx context.Context, disk string, overBase bool) (*Map
 
 // Set says which digest block index has; block.Zero for a block of zeros.
 func (w *MapWriter) Set(index uint64, d block.Digest) error {
-	if w.run != nil {
-		n := len(w.run.Digests) / digestSize
-		if uint64(w.run.FirstBlock)+uint64(n) != index || n == maxRun {
-			if err := w.flush(); err != nil {
-				return err
-			}
+	var run *cairnv1.DiskMapRun
+	if n := len(w.runs); n > 0 {
+		run = w.runs[n-1]
+	}
+	if run == nil || run.ZeroBlocks > 0 || uint64(run.FirstBlock)+uint64(len(run.Digests)/digestSize) != index {
+		run = &cairnv1.DiskMapRun{FirstBlock: int64(index)}
+		if err := w.add(run); err != nil {
+			return err
 		}
 	}
-	if w.run == nil {
-		w.run = &cairnv1.DiskMapRun{FirstBlock: int64(index)}
-	}
-	w.run.Digests = append(w.run.Digests, d[:]...)
-	return nil
+	run.Digests = append(run.Digests, d[:]...)
+	w.size += digestSize
+	return w.flushAt(maxMapMessage)
 }
 
 // SetZero says that count blocks from index on are zeros.
 func (w *MapWriter) SetZero(index, count uint64) error {
-	if err := w.flush(); err != nil {
-		return err
-	}
-	return w.send(&cairnv1.WriteDiskMapRequest{Runs: []*cairnv1.DiskMapRun{{FirstBlock: int64(index), ZeroBlocks: int64(count)}}})
+	return w.add(&cairnv1.DiskMapRun{FirstBlock: int64(index), ZeroBlocks: int64(count)})
 }
 
 // Close ends the map and gives its root digest, and how many blocks the map
 // names that differ from the base.
 func (w *MapWriter) Close() (root block.Digest, changed int64, err error) {
-	if err := w.flush(); err != nil {
+	if err := w.flushAt(1); err != nil {
 		return root, 0, err
 	}
 	resp, err := w.stream.CloseAndRecv()
@@ -255,13 +253,23 @@ func (w *MapWriter) Close() (root block.Digest, changed int64, err error) {
 	return root, resp.GetChangedBlocks(), err
 }
 
-func (w *MapWriter) flush() error {
-	if w.run == nil {
+func (w *MapWriter) add(run *cairnv1.DiskMapRun) error {
+	if err := w.flushAt(maxMapMessage); err != nil {
+		return err
+	}
+	w.runs = append(w.runs, run)
+	w.size += 32 // framing and numbers
+	return nil
+}
+
+// flushAt sends the runs once they take at least size bytes.
+func (w *MapWriter) flushAt(size int) error {
+	if w.size < size {
 		return nil
 	}
-	run := w.run
-	w.run = nil
-	return w.send(&cairnv1.WriteDiskMapRequest{Runs: []*cairnv1.DiskMapRun{run}})
+	runs := w.runs
+	w.runs, w.size = nil, 0
+	return w.send(&cairnv1.WriteDiskMapRequest{Runs: runs})
 }
 
 func (w *MapWriter) send(req *cairnv1.WriteDiskMapRequest) error {
