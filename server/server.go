@@ -58,6 +58,7 @@ type Server struct {
 	cat      *catalog.Catalog
 	vaults   *vaults
 	jobs     *job.Manager
+	data     *dataPlane // open uploads, leases on points
 }
 
 // Open opens the data directory, or makes a new one, and begins to work.
@@ -65,6 +66,7 @@ func Open(opts Options) (*Server, error) {
 	opts = opts.withDefaults()
 	s := &Server{opts: opts, log: opts.Logger}
 	s.vaults = &vaults{s: s, byName: make(map[VaultName]*Vault)}
+	s.data = newDataPlane(s)
 	return s, nil
 }
 
