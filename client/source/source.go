@@ -16,10 +16,12 @@ type Source interface {
 	// discovery as a whole failed.
 	Machines(ctx context.Context) ([]Machine, error)
 
-	// Watch calls changed after something happened that may make Machines
-	// answer differently: several changes in quick succession are one call.
-	// Calls never overlap. Watch blocks until ctx is done and returns nil
-	// then; any other return is an error and ends the watch.
+	// Watch calls changed once it watches, and then whenever something
+	// happened that may make Machines answer differently: several changes in
+	// quick succession are one call. Calls never overlap. So a caller that
+	// lists the machines in changed misses nothing. Watch blocks until ctx is
+	// done and returns nil then; any other return is an error and ends the
+	// watch.
 	Watch(ctx context.Context, changed func()) error
 
 	// Snapshot takes one consistent picture of all disks of a machine but the

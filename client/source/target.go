@@ -3,7 +3,14 @@ package source
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // DiskWriter writes one restored disk. WriteAt may be called from many
@@ -12,7 +19,8 @@ import (
 //
 // Exactly one of Commit and Abort ends it (Abort after a failed Commit, or
 // after a successful one, is harmless, so that it can be deferred). Until
-// Commit has returned nil nothing has the final name.
+// Commit has returned nil nothing has the final name: the data is in a hidden
+// file beside it, .cairn-restore-*.part, which only a crash leaves behind.
 type DiskWriter interface {
 	io.WriterAt
 	// Commit makes the disk durable and gives it its final name. It refuses
@@ -22,17 +30,98 @@ type DiskWriter interface {
 	Abort() error
 }
 
-// CreateRaw starts a sparse raw image of size bytes at path. allocated is how
-// many bytes the caller is going to write; when the file system has less room
-// than that, the answer is ErrNoSpace at once. An existing path is refused
-// with ErrTargetExists.
-func CreateRaw(ctx context.Context, path string, size, allocated int64) (DiskWriter, error) {
-	return nil, errors.New("not implemented")
+// part is a file on its way to its final name.
+type part struct {
+	path, final string
+	size        int64 // of the disk
+
+	mu   sync.Mutex
+	over bool // committed or aborted
 }
 
-// CreateQCOW2 does the same for a qcow2 image; it needs qemu-img and qemu-nbd.
-// A size that is no multiple of 512 is rounded up to one, as QEMU does.
-// Cancelling ctx makes writes fail.
-func CreateQCOW2(ctx context.Context, path string, size, allocated int64) (DiskWriter, error) {
-	return nil, errors.New("not implemented")
+// newPart makes the hidden file, mode 0600, after having looked whether there
+// is anything to say against it. need is how many bytes it is going to take.
+func newPart(final string, size, need int64) (*part, *os.File, error) {
+	if size <= 0 {
+		return nil, nil, fmt.Errorf("create %s: size of %d bytes", final, size)
+	}
+	if _, err := os.Lstat(final); err == nil {
+		return nil, nil, fmt.Errorf("create %s: %w", final, ErrTargetExists)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, fmt.Errorf("create %s: %w", final, err)
+	}
+	dir := filepath.Dir(final)
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return nil, nil, fmt.Errorf("create %s: %w", final, &os.PathError{Op: "statfs", Path: dir, Err: err})
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; free < need {
+		return nil, nil, fmt.Errorf("create %s: %w: %d bytes are needed, %d are free on the file system of %s", final, ErrNoSpace, need, free, dir)
+	}
+	f, err := os.CreateTemp(dir, ".cairn-restore-*.part")
+	if err != nil {
+		return nil, nil, fmt.Errorf("create %s: %w", final, err)
+	}
+	return &part{path: f.Name(), final: final, size: size}, f, nil
+}
+
+// inside checks a write against the disk's size.
+func (p *part) inside(n int, off int64) error {
+	if off < 0 || off > p.size || int64(n) > p.size-off {
+		return fmt.Errorf("write %s: %d bytes at %d are beyond the disk's %d", p.final, n, off, p.size)
+	}
+	return nil
+}
+
+// failed wraps an error of a write.
+func (p *part) failed(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("write %s: %w: %w", p.final, ErrNoSpace, err)
+	}
+	return fmt.Errorf("write %s: %w", p.final, err)
+}
+
+// end marks the part as over and tells whether it was not before.
+func (p *part) end() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.over
+	p.over = true
+	return !was
+}
+
+// publish syncs the finished file, which f is open on, and gives it its name.
+func (p *part) publish(f *os.File) error {
+	if err := f.Sync(); err != nil {
+		return p.failed(err)
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, p.path, unix.AT_FDCWD, p.final, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // NFS cannot, but it has links
+		if err = unix.Link(p.path, p.final); err == nil {
+			err = unix.Unlink(p.path)
+		}
+	}
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("create %s: %w", p.final, ErrTargetExists)
+	case err != nil:
+		return fmt.Errorf("create %s: %w", p.final, err)
+	}
+	dir, err := os.Open(filepath.Dir(p.final))
+	if err != nil {
+		return p.failed(err)
+	}
+	defer dir.Close()
+	if err := dir.Sync(); err != nil {
+		return p.failed(err)
+	}
+	return nil
+}
+
+// remove removes the hidden file.
+func (p *part) remove() error {
+	if err := os.Remove(p.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("abandon %s: %w", p.final, err)
+	}
+	return nil
 }
