@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"cairn/client"
+	cairnv1 "cairn/proto/cairn/v1"
+)
+
+var pointTable = table[*cairnv1.RecoveryPoint]{
+	head: []string{"POINT", "ITEM", "TIME", "CONSISTENCY", "DISKS", "NEW DATA", "STORED", "KEPT UNTIL", "BY RULE"},
+	row: func(p *cairnv1.RecoveryPoint) []string {
+		var disks []string
+		for _, d := range p.GetDisks() {
+			disks = append(disks, d.GetTarget()+" "+size(d.GetSize()))
+		}
+		return []string{
+			short(p.GetName()), field(p.GetName(), "vaults") + "/" + field(p.GetName(), "protectedItems"), when(p.GetSnapshotTime()),
+			word(p.GetConsistency(), "CONSISTENCY_CLASS_"), strings.Join(disks, ", "), size(p.GetNewBytes()), size(p.GetStoredBytes()),
+			when(p.GetExpireTime()), word(p.GetRetentionRule(), "RETENTION_RULE_"),
+		}
+	},
+}
+
+func (a *app) pointCmd() *cobra.Command {
+	return group("point", "Show and check recovery points", a.pointListCmd(), a.pointShowCmd(), a.pointExtendCmd(), a.pointVerifyCmd(), a.pointDeleteCmd())
+}
+
+func (a *app) pointListCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "list ITEM", Short: "List the recovery points of an item, newest first", Args: args(cobra.ExactArgs(1)),
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			item, err := a.itemName(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			points, err := listPoints(ctx, c, item)
+			if err != nil {
+				return err
+			}
+			return printList(a, pointTable, points)
+		}),
+	}
+}
+
+func (a *app) pointShowCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "show POINT", Short: "Show one recovery point", Args: args(cobra.ExactArgs(1)),
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			p, err := a.point(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			if err := printOne(a, pointTable, p); err != nil {
+				return err
+			}
+			if a.output == "table" {
+				for _, w := range p.GetWarnings() {
+					fmt.Printf("warning: %s\n", w.GetMessage())
+				}
+			}
+			return nil
+		}),
+	}
+}
+
+func (a *app) pointExtendCmd() *cobra.Command {
+	var until string
+	cmd := &cobra.Command{Use: "extend POINT --retain-until DATE", Short: "Keep a point longer", Args: args(cobra.ExactArgs(1))}
+	cmd.Flags().StringVar(&until, "retain-until", "", "last day to keep the point")
+	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+		t, err := retainUntil(until)
+		if err != nil {
+			return err
+		}
+		p, err := a.point(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		resp, err := c.Points.ExtendRecoveryPoint(ctx, &cairnv1.ExtendRecoveryPointRequest{Name: p.GetName(), RetainUntil: timestamppb.New(t)})
+		if err != nil {
+			return err
+		}
+		return printOne(a, pointTable, resp.GetRecoveryPoint())
+	})
+	return cmd
+}
+
+func (a *app) pointVerifyCmd() *cobra.Command {
+	var noWait bool
+	cmd := &cobra.Command{
+		Use: "verify POINT|ITEM", Short: "Read and re-hash every block of a point, or of every point of an item", Args: args(cobra.ExactArgs(1)),
+	}
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not wait for the end")
+	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+		points, err := a.points(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		var failed error
+		for _, p := range points {
+			resp, err := c.Points.Verify(ctx, &cairnv1.VerifyRequest{Name: p.GetName(), RequestId: requestID()})
+			if err != nil {
+				return err
+			}
+			if err := a.started(ctx, c, resp.GetJob(), !noWait); err != nil {
+				failed = err // the other points are looked at all the same
+				if len(points) > 1 && ctx.Err() == nil {
+					fmt.Printf("point %s: %s\n", short(p.GetName()), text(err))
+					continue
+				}
+				return err
+			}
+		}
+		return failed
+	})
+	return cmd
+}
+
+// points finds the point, or all points of the item, that a short form means.
+func (a *app) points(ctx context.Context, c *client.Client, s string) ([]*cairnv1.RecoveryPoint, error) {
+	if isPoint(s) {
+		p, err := a.point(ctx, c, s)
+		return []*cairnv1.RecoveryPoint{p}, err
+	}
+	item, err := a.itemName(ctx, c, s)
+	if err != nil {
+		return nil, err
+	}
+	points, err := listPoints(ctx, c, item)
+	if err == nil && len(points) == 0 {
+		err = hintf(fmt.Errorf("item %s has no recovery points yet", s), "make one with: cairn backup %s --wait", s)
+	}
+	return points, err
+}
+
+// isPoint tells a name of a point from one of an item.
+func isPoint(s string) bool {
+	return strings.Contains(s, "@") || strings.Contains(s, "/recoveryPoints/")
+}
+
+func (a *app) pointDeleteCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "delete POINT", Short: "Delete a recovery point (never the newest of its item)", Args: args(cobra.ExactArgs(1)),
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			p, err := a.point(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			_, err = c.Points.DeleteRecoveryPoint(ctx, &cairnv1.DeleteRecoveryPointRequest{Name: p.GetName()})
+			return err
+		}),
+	}
+}
