@@ -1,0 +1,46 @@
+// Package job owns the jobs of a server: it queues them, hands them to the
+// agents of their hosts or runs them itself, follows their progress, and shows
+// every change to whoever watches.
+//
+// # Life of a job
+//
+//	           Create                Claim                    Report
+//	(nothing) ────────▶ QUEUED ────────────▶ IN_PROGRESS ──────────────▶ COMPLETED, FAILED, …
+//	                      │  ◀──────────────      │
+//	                      │  stream ended before  │ Cancel
+//	                      │  the agent said any-  ▼
+//	                      │  thing             CANCELLING ─────────────▶ CANCELLED, …
+//	                      └──────────── Cancel ─────────────────────────▶ CANCELLED
+//
+// A job with a machine runs at that machine's host. The host's agent holds a
+// Claim open, over which it gets assignments with a lease. Report renews the
+// lease; when it runs out the job fails as INTERRUPTED, unless it turns out to
+// have made its recovery point, which is what counts: then it is COMPLETED
+// whatever else was said of it. Other jobs run in the server (Start, Begin).
+//
+// At most one BACKUP of an item is not ended at any time.
+//
+// # What is durable
+//
+// Every change of state is on disk before anybody sees it, with the revision it
+// made. Progress (tasks, stats) is seen at once and written some times a second.
+// After a restart queued jobs are queued, and jobs that agents hold keep their
+// lease for Options.Grace at least, so that an agent that comes back goes on;
+// those that the server itself ran have ended.
+//
+// # Revisions
+//
+// Each change of any job has a revision, greater than all before, also over
+// restarts: the counter's ceiling is stored ahead of its use. The last changes
+// are kept in memory (Options.History); a Watch reads them at its own pace, so
+// that a slow one delays nobody, and ends when it falls behind what is kept.
+//
+// # Locks
+//
+// Manager.mu guards everything in memory and is held while a change is written.
+// Hooks are called without it and may take other locks; who holds such locks,
+// or is within catalog.Update, must not call the Manager.
+//
+// The package knows cairn.v1's messages and the catalog. It knows no gRPC and
+// no store: what it needs of vaults are Hooks. cairn/server uses it.
+package job

@@ -1,0 +1,453 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/google/uuid"
+
+	pb "cairn/proto/cairn/v1"
+	"cairn/server/catalog"
+)
+
+// Spec says what job to make. Names are resource names.
+type Spec struct {
+	Vault         string // must be given
+	Operation     pb.JobOperation
+	ProtectedItem string
+	Machine       string
+	RecoveryPoint string
+	RetainUntil   time.Time
+	RetryOf       string
+	Scheduled     bool
+	Tasks         []string // titles, in the order in which they run
+	// Also, if set, writes what is to become durable in one step with the job.
+	Also func(*catalog.Tx, *pb.Job) error
+}
+
+// Ended says whether a state is final.
+func Ended(s pb.JobState) bool {
+	switch s {
+	case pb.JobState_JOB_STATE_QUEUED, pb.JobState_JOB_STATE_IN_PROGRESS, pb.JobState_JOB_STATE_CANCELLING:
+		return false
+	}
+	return true
+}
+
+// actions are what a job allows in its state.
+func actions(j *pb.Job) []pb.JobAction {
+	switch j.State {
+	case pb.JobState_JOB_STATE_QUEUED, pb.JobState_JOB_STATE_IN_PROGRESS:
+		return []pb.JobAction{pb.JobAction_JOB_ACTION_CANCEL}
+	case pb.JobState_JOB_STATE_FAILED, pb.JobState_JOB_STATE_CANCELLED:
+		if j.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
+			return []pb.JobAction{pb.JobAction_JOB_ACTION_RETRY}
+		}
+	}
+	return nil
+}
+
+// Create queues a job for the agent of its machine's host. Errors: *BusyError,
+// and the catalog's.
+func (m *Manager) Create(spec Spec) (*pb.Job, error) {
+	e, err := m.create(spec, pb.JobState_JOB_STATE_QUEUED, nil)
+	if err != nil {
+		return nil, err
+	}
+	return e.job, nil
+}
+
+// Record makes the record of something that is done already: a job that is
+// COMPLETED from the beginning.
+func (m *Manager) Record(spec Spec) (*pb.Job, error) {
+	e, err := m.create(spec, pb.JobState_JOB_STATE_COMPLETED, nil)
+	if err != nil {
+		return nil, err
+	}
+	return e.job, nil
+}
+
+func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCauseFunc) (*entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopping && cancel != nil {
+		return nil, ErrStopping
+	}
+	if b := m.busy[spec.ProtectedItem]; b != nil && spec.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
+		return nil, &BusyError{Item: spec.ProtectedItem, Job: b.job.Name}
+	}
+	now := m.o.Now()
+	id, err := m.newID(now)
+	if err != nil {
+		return nil, err
+	}
+	uid, err := uuid.NewRandomFromReader(m.o.Rand)
+	if err != nil {
+		return nil, fmt.Errorf("make a uid: %w", err)
+	}
+	j := &pb.Job{
+		Name: spec.Vault + "/jobs/" + id, Uid: uid.String(),
+		Operation: spec.Operation, State: state, Stats: &pb.JobStats{},
+		ProtectedItem: spec.ProtectedItem, Machine: spec.Machine, RecoveryPoint: spec.RecoveryPoint,
+		CreateTime: timestamppb.New(now), RetryOf: spec.RetryOf, Scheduled: spec.Scheduled,
+	}
+	if !spec.RetainUntil.IsZero() {
+		j.RetainUntil = timestamppb.New(spec.RetainUntil)
+	}
+	if state != pb.JobState_JOB_STATE_QUEUED {
+		j.StartTime = j.CreateTime
+	}
+	if Ended(state) {
+		j.EndTime = j.CreateTime
+	}
+	for _, title := range spec.Tasks {
+		j.Tasks = append(j.Tasks, &pb.JobTask{Title: title, State: pb.JobState_JOB_STATE_QUEUED})
+	}
+	e := &entry{cancel: cancel, done: make(chan struct{}), ended: Ended(state)}
+	if err := m.commit(e, j, func(tx *catalog.Tx) error {
+		if spec.Also == nil {
+			return nil
+		}
+		return spec.Also(tx, j)
+	}); err != nil {
+		return nil, err
+	}
+	if e.ended {
+		return e, nil
+	}
+	a := m.adopt(j)
+	a.cancel = cancel
+	if state == pb.JobState_JOB_STATE_QUEUED {
+		m.queues[a.host] = append(m.queues[a.host], a)
+		m.wakeHost(a.host)
+	} else {
+		a.host = ""
+	}
+	return a, nil
+}
+
+// commit makes next the job's state, durably, and shows it. mu is held.
+func (m *Manager) commit(e *entry, next *pb.Job, also func(*catalog.Tx) error) error {
+	next.Revision = m.rev + 1
+	next.Actions = actions(next)
+	err := m.cat.Update(context.Background(), func(tx *catalog.Tx) error {
+		if err := m.nextRevision(tx, 1); err != nil {
+			return err
+		}
+		if also != nil {
+			if err := also(tx); err != nil {
+				return err
+			}
+		}
+		return m.put(tx, e, next)
+	})
+	if err != nil {
+		return err
+	}
+	m.announced(1)
+	e.dirty, e.leaseUp = false, false
+	m.show(e, next)
+	return nil
+}
+
+// show makes next the job's state in memory. mu is held.
+func (m *Manager) show(e *entry, next *pb.Job) {
+	before := e.job
+	e.job = next
+	m.announce(change{before: before, now: next})
+}
+
+// progress shows a change of a job that is stored later. mu is held.
+func (m *Manager) progress(e *entry, next *pb.Job) {
+	if m.rev+1 > m.ceiling {
+		err := m.cat.Update(context.Background(), func(tx *catalog.Tx) error { return m.nextRevision(tx, 1) })
+		if err != nil {
+			m.log.Error("progress of a job not shown", "job", next.Name, "error", err)
+			return
+		}
+		m.announced(1)
+	}
+	next.Revision = m.rev + 1
+	next.Actions = actions(next)
+	m.show(e, next)
+	e.dirty = true
+	m.wake()
+}
+
+// remove deletes jobs that have ended, and shows it. mu is held.
+func (m *Manager) remove(jobs []*pb.Job, also func(*catalog.Tx) error) error {
+	n := int64(len(jobs))
+	err := m.cat.Update(context.Background(), func(tx *catalog.Tx) error {
+		if err := m.nextRevision(tx, n); err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if err := tx.DeleteJob(j.Name); err != nil {
+				return err
+			}
+		}
+		return also(tx)
+	})
+	if err != nil {
+		return err
+	}
+	m.announced(n)
+	for _, j := range jobs {
+		j.Actions = nil
+		m.announce(change{now: j, deleted: true})
+	}
+	return nil
+}
+
+// ForgetVault deletes the jobs of a vault in one step with what also writes. A
+// job that has not ended is a *StateError.
+func (m *Manager) ForgetVault(vault string, also func(*catalog.Tx) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var jobs []*pb.Job
+	p := catalog.IDs(vault)
+	if err := m.cat.Jobs(p[0], p[1], "", func(j *pb.Job) bool {
+		jobs = append(jobs, j)
+		return true
+	}); err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if e := m.active[j.Name]; e != nil {
+			if !e.ended {
+				return &StateError{Job: j.Name, State: e.job.State}
+			}
+			delete(m.active, j.Name)
+		}
+	}
+	return m.remove(jobs, also)
+}
+
+// end is how a job ends.
+type end struct {
+	state pb.JobState
+	error *pb.Problem
+	// change, if set, changes the job further.
+	change func(*pb.Job)
+}
+
+func interrupted(message string) end {
+	return end{state: pb.JobState_JOB_STATE_FAILED, error: &pb.Problem{
+		Reason: pb.ErrorReason_ERROR_REASON_INTERRUPTED, Message: message,
+		Remedy: "Start it again; blocks that were sent already are not sent twice.",
+	}}
+}
+
+// finish ends a job, once; a second call waits for the first. A job that has
+// made its point is complete, whatever how says.
+func (m *Manager) finish(e *entry, how end) {
+	m.mu.Lock()
+	if e.ending || e.ended {
+		m.mu.Unlock()
+		<-e.done
+		return
+	}
+	e.ending = true
+	next := proto.CloneOf(e.job)
+	m.mu.Unlock()
+
+	if next.State == pb.JobState_JOB_STATE_CANCELLING && how.error.GetReason() == pb.ErrorReason_ERROR_REASON_INTERRUPTED {
+		how.state = pb.JobState_JOB_STATE_CANCELLED
+	}
+	next.State, next.Error = how.state, how.error
+	if how.change != nil {
+		how.change(next)
+	}
+	if next.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
+		if point, ok := m.o.Hooks.Made(next); ok {
+			complete(next, point)
+		}
+	}
+	switch next.State {
+	case pb.JobState_JOB_STATE_COMPLETED, pb.JobState_JOB_STATE_COMPLETED_WITH_WARNINGS:
+		next.State = pb.JobState_JOB_STATE_COMPLETED
+		if len(next.Warnings) > 0 {
+			next.State = pb.JobState_JOB_STATE_COMPLETED_WITH_WARNINGS
+		}
+		next.Error = nil
+	case pb.JobState_JOB_STATE_CANCELLED:
+		next.Error = &pb.Problem{Reason: pb.ErrorReason_ERROR_REASON_CANCELLED, Message: ErrCancelled.Error()}
+	}
+	next.EndTime = timestamppb.New(m.o.Now())
+	endTasks(next)
+	m.o.Hooks.Ending(next)
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.ended = true
+	stored := m.commit(e, next, nil)
+	if stored == nil {
+		delete(m.active, next.Name)
+	} else { // the disk is full, say: it ends in memory, and is stored later
+		m.log.Error("end of a job not stored", "job", next.Name, "error", stored)
+		m.progress(e, next)
+	}
+	if m.busy[next.ProtectedItem] == e {
+		delete(m.busy, next.ProtectedItem)
+	}
+	if s := e.session; s != nil {
+		delete(s.running, e)
+		e.session = nil
+	}
+	if e.cancel != nil {
+		e.cancel(nil)
+	}
+	if e.host != "" {
+		m.wakeHost(e.host)
+	}
+	close(e.done)
+}
+
+// complete turns whatever end a backup was to have into success. What it would
+// have failed with becomes a warning.
+func complete(j *pb.Job, point string) {
+	j.RecoveryPoint = point
+	switch j.Error.GetReason() {
+	case pb.ErrorReason_ERROR_REASON_UNSPECIFIED, pb.ErrorReason_ERROR_REASON_INTERRUPTED, pb.ErrorReason_ERROR_REASON_CANCELLED:
+	default:
+		j.Warnings = append(j.Warnings, &pb.Warning{
+			Reason: j.Error.Reason, Message: j.Error.Message, Metadata: j.Error.Metadata,
+		})
+	}
+	j.State = pb.JobState_JOB_STATE_COMPLETED
+}
+
+// endTasks gives tasks that had not ended the end that the job had.
+func endTasks(j *pb.Job) {
+	for _, t := range j.Tasks {
+		if Ended(t.State) {
+			continue
+		}
+		switch j.State {
+		case pb.JobState_JOB_STATE_COMPLETED_WITH_WARNINGS, pb.JobState_JOB_STATE_COMPLETED:
+			t.State = pb.JobState_JOB_STATE_COMPLETED
+		default:
+			if t.State == pb.JobState_JOB_STATE_QUEUED {
+				t.State = pb.JobState_JOB_STATE_SKIPPED // never begun
+				continue
+			}
+			t.State = j.State
+		}
+		if t.EndTime == nil {
+			t.EndTime = j.EndTime
+		}
+	}
+}
+
+// Get gives a job. It is shared: not to be changed. Error: ErrNotFound.
+func (m *Manager) Get(name string) (*pb.Job, error) {
+	m.mu.Lock()
+	e := m.active[name]
+	var j *pb.Job
+	if e != nil {
+		j = e.job
+	}
+	m.mu.Unlock()
+	if j != nil {
+		return j, nil
+	}
+	j, err := m.cat.Job(name)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	j.Actions = actions(j)
+	return j, nil
+}
+
+// List calls fn for the jobs of a subscription, or of one of its vaults by id,
+// newest first, from behind the job named after. They are shared: not to be
+// changed.
+func (m *Manager) List(subscription, vault, after string, fn func(*pb.Job) bool) error {
+	return m.cat.Jobs(subscription, vault, after, func(j *pb.Job) bool {
+		m.mu.Lock()
+		if e := m.active[j.Name]; e != nil {
+			j = e.job
+		} else {
+			j.Actions = actions(j)
+		}
+		m.mu.Unlock()
+		return fn(j)
+	})
+}
+
+// Cancel asks a job to stop and gives its state then. Errors: ErrNotFound, and
+// *StateError for a job that has ended.
+func (m *Manager) Cancel(name string) (*pb.Job, error) {
+	m.mu.Lock()
+	e := m.active[name]
+	if e == nil || e.ended || e.ending {
+		m.mu.Unlock()
+		if e != nil {
+			<-e.done
+		}
+		j, err := m.Get(name)
+		if err != nil {
+			return nil, err
+		}
+		if j.State == pb.JobState_JOB_STATE_CANCELLED && e != nil {
+			return j, nil // two cancelled it at the same time
+		}
+		return nil, &StateError{Job: name, State: j.State}
+	}
+	j := e.job
+	switch {
+	case j.State == pb.JobState_JOB_STATE_QUEUED:
+		m.mu.Unlock()
+		m.finish(e, end{state: pb.JobState_JOB_STATE_CANCELLED})
+		return m.Get(name)
+	case j.State == pb.JobState_JOB_STATE_CANCELLING:
+		m.mu.Unlock()
+		return j, nil
+	}
+	next := proto.CloneOf(j)
+	next.State = pb.JobState_JOB_STATE_CANCELLING
+	if err := m.commit(e, next, nil); err != nil {
+		m.mu.Unlock()
+		return nil, err
+	}
+	if s := e.session; s != nil {
+		s.cancels = append(s.cancels, name)
+		s.nudge()
+	}
+	cancel := e.cancel
+	m.mu.Unlock()
+	if cancel != nil {
+		cancel(ErrCancelled)
+	}
+	m.o.Hooks.Cancelling(next)
+	return next, nil
+}
+
+// newID makes a job's id out of its time in UTC, to the millisecond, and three
+// random characters: "j20261120t220000-123x7k". Ids of one server ascend. mu is
+// held.
+func (m *Manager) newID(now time.Time) (string, error) {
+	t := now.UTC().Truncate(time.Millisecond)
+	if !t.After(m.lastID) {
+		t = m.lastID.Add(time.Millisecond)
+	}
+	m.lastID = t
+	const letters = "0123456789abcdefghjkmnpqrstvwxyz" // 32
+	var r [3]byte
+	if _, err := io.ReadFull(m.o.Rand, r[:]); err != nil {
+		return "", fmt.Errorf("make a job id: %w", err)
+	}
+	for i := range r {
+		r[i] = letters[r[i]%32]
+	}
+	return fmt.Sprintf("j%s-%03d%s", t.Format("20060102t150405"), t.Nanosecond()/1e6, r[:]), nil
+}

@@ -1,0 +1,410 @@
+package job
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	pb "cairn/proto/cairn/v1"
+	"cairn/server/catalog"
+)
+
+// Errors that callers tell apart, with errors.Is.
+var (
+	// ErrNotFound: no job of that name.
+	ErrNotFound = errors.New("job does not exist")
+	// ErrLeaseLost: the lease token is not the one that holds the job, or the job
+	// has ended.
+	ErrLeaseLost = errors.New("this lease does not hold the job any more")
+	// ErrReplaced: another agent claims the jobs of the host now.
+	ErrReplaced = errors.New("another agent took over the jobs of this host")
+	// ErrCancelled is the cause of a Run's context when its job was cancelled.
+	ErrCancelled = errors.New("the job was cancelled")
+	// ErrStopping: the server stops.
+	ErrStopping = errors.New("the server is stopping")
+	// ErrRevision: a watch cannot go on from that revision.
+	ErrRevision = errors.New("changes since that revision are not known any more")
+	// ErrNoPoint: a backup was reported to be complete and has made no point.
+	ErrNoPoint = errors.New("the job has made no recovery point")
+)
+
+// BusyError: a backup of the item is under way.
+type BusyError struct{ Item, Job string }
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("a backup of %s is under way: %s", e.Item, e.Job)
+}
+
+// StateError: the job is in a state that does not allow what was asked.
+type StateError struct {
+	Job   string
+	State pb.JobState
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("job %s is %s", e.Job, strings.TrimPrefix(e.State.String(), "JOB_STATE_"))
+}
+
+// Hooks are what the Manager asks of the rest of the server. They are called
+// without locks, never concurrently for the same job.
+type Hooks struct {
+	// Work describes a queued job to the agent that is about to get it. An error
+	// fails the job.
+	Work func(*pb.Job) (*pb.BackupWork, error)
+	// Made finds the recovery point that a job has made.
+	Made func(*pb.Job) (point string, ok bool)
+	// Ending is called with the final state of a job before it is stored. It can
+	// be called again for the same job if the server stops in between.
+	Ending func(*pb.Job)
+	// Cancelling is called when a running job was asked to stop.
+	Cancelling func(*pb.Job)
+	// Problem says why a job failed.
+	Problem func(error) *pb.Problem
+}
+
+// Options of a Manager. Catalog and Hooks must be given.
+type Options struct {
+	Catalog *catalog.Catalog
+	Hooks   Hooks
+	// Now and Rand are the clock and the source of ids and tokens; time.Now and
+	// crypto/rand if nil.
+	Now  func() time.Time
+	Rand io.Reader
+	// Lease is how long an agent holds a job without a report; 0 is 30 s.
+	Lease time.Duration
+	// Grace is how long leases last at least after the server's start; 0 is 30 s.
+	Grace time.Duration
+	// KeepAlive is the time between messages to an idle agent; 0 is 15 s.
+	KeepAlive time.Duration
+	// Flush is the time between writes of progress; 0 is 500 ms.
+	Flush time.Duration
+	// History is how many changes are kept for watchers; 0 is 4096.
+	History int
+	// Keep is how long ended jobs are kept; 0 is 180 days.
+	Keep time.Duration
+	// Logger gets what operators should read; nil discards it.
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&o.Lease, 30*time.Second)
+	def(&o.Grace, 30*time.Second)
+	def(&o.KeepAlive, 15*time.Second)
+	def(&o.Flush, 500*time.Millisecond)
+	def(&o.Keep, 180*24*time.Hour)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.History == 0 {
+		o.History = 4096
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Manager owns all jobs. It is safe for concurrent use.
+type Manager struct {
+	o   Options
+	cat *catalog.Catalog
+	log *slog.Logger
+
+	kick chan struct{}  // wakes loop
+	stop chan struct{}  // closed by Stop
+	runs sync.WaitGroup // claims, watches, and what Start began
+	done chan struct{}  // closed when loop has ended
+
+	mu       sync.Mutex
+	stopping bool                // nothing is dispatched any more
+	stopped  bool                // nothing is begun any more
+	active   map[string]*entry   // jobs that have not ended, or whose end is not stored
+	busy     map[string]*entry   // item → its BACKUP that has not ended
+	queues   map[string][]*entry // host → queued jobs, oldest first
+	sessions map[string]*session // host → its agent
+	lastID   time.Time           // of the last job id made
+	flushed  time.Time           // when progress was last written
+	swept    time.Time           // when old jobs were last removed
+
+	rev     int64         // of the last change
+	ceiling int64         // stored; rev must not pass it
+	floor   int64         // changes after it are in history
+	history []change      // consecutive revisions
+	news    chan struct{} // closed at the next change
+}
+
+// entry is a job that has not ended.
+type entry struct {
+	job     *pb.Job // never changed, only replaced
+	host    string  // whose agent runs it; "" if the server does
+	lease   catalog.Lease
+	session *session                // to which it was assigned; nil if that is gone
+	cancel  context.CancelCauseFunc // of a Run
+	dirty   bool                    // progress that is not stored yet
+	leaseUp bool                    // the lease was renewed and that is not stored
+	ending  bool                    // finish is at work
+	ended   bool
+	done    chan struct{} // closed when it has ended
+}
+
+// Open loads what has not ended and begins to work. Jobs that the server ran
+// itself when it stopped end as INTERRUPTED.
+func Open(o Options) (*Manager, error) {
+	m := &Manager{
+		o: o.withDefaults(), cat: o.Catalog,
+		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		active: map[string]*entry{}, busy: map[string]*entry{},
+		queues: map[string][]*entry{}, sessions: map[string]*session{},
+		news: make(chan struct{}),
+	}
+	m.log = m.o.Logger
+	var err error
+	if m.rev, err = m.cat.Revision(); err != nil {
+		return nil, err
+	}
+	m.ceiling, m.floor = m.rev, m.rev
+	var lost []*entry
+	grace := m.o.Now().Add(m.o.Grace)
+	err = m.cat.Jobs("", "", "", func(j *pb.Job) bool {
+		if Ended(j.State) {
+			return true
+		}
+		e := m.adopt(j)
+		lease, err := m.cat.Lease(j.Name)
+		switch {
+		case j.State == pb.JobState_JOB_STATE_QUEUED:
+			m.queues[e.host] = append([]*entry{e}, m.queues[e.host]...) // newest come first
+		case err == nil && e.host != "":
+			if e.lease = lease; lease.Expire.Before(grace) {
+				e.lease.Expire = grace
+			}
+		default:
+			lost = append(lost, e)
+		}
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load jobs: %w", err)
+	}
+	for _, e := range lost {
+		m.finish(e, interrupted("the server stopped in the middle of the job"))
+	}
+	go m.loop()
+	return m, nil
+}
+
+// adopt makes the entry of a job that has not ended.
+func (m *Manager) adopt(j *pb.Job) *entry {
+	j.Actions = actions(j)
+	e := &entry{job: j, done: make(chan struct{})}
+	if host, _, ok := strings.Cut(j.Machine, "/machines/"); ok && j.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
+		e.host = host
+	}
+	m.active[j.Name] = e
+	if j.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
+		m.busy[j.ProtectedItem] = e
+	}
+	return e
+}
+
+// Drain lets nothing new begin: queued jobs stay queued. It returns when all
+// jobs that are under way have ended, or with ctx.
+func (m *Manager) Drain(ctx context.Context) {
+	m.mu.Lock()
+	m.stopping = true
+	m.mu.Unlock()
+	for {
+		m.mu.Lock()
+		var next *entry
+		for _, e := range m.active {
+			if !e.ended && e.job.State != pb.JobState_JOB_STATE_QUEUED && (e.host == "" || e.session != nil) {
+				next = e
+			}
+		}
+		m.mu.Unlock()
+		if next == nil {
+			return
+		}
+		select {
+		case <-next.done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Stop ends all claims, watches and runs and writes what is not written. The
+// catalog may be closed afterwards.
+func (m *Manager) Stop() {
+	m.mu.Lock()
+	m.stopping, m.stopped = true, true
+	for _, e := range m.active {
+		if e.cancel != nil {
+			e.cancel(ErrStopping)
+		}
+	}
+	m.mu.Unlock()
+	close(m.stop)
+	m.runs.Wait()
+	<-m.done
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.active { // Begin's, whose owner does not Finish any more
+		if e.cancel != nil && !e.ended {
+			m.log.Warn("job was not finished at stop", "job", e.job.Name)
+		}
+	}
+	m.flush()
+	// The exact revision, so that watchers can go on after a clean stop.
+	rev := m.rev
+	if err := m.cat.Update(context.Background(), func(tx *catalog.Tx) error { return tx.SetRevision(rev) }); err != nil {
+		m.log.Error("revision not stored", "error", err)
+	}
+}
+
+// enter begins something that Stop waits for, to end with runs.Done.
+func (m *Manager) enter() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopped {
+		return ErrStopping
+	}
+	m.runs.Add(1)
+	return nil
+}
+
+// wake makes loop look again.
+func (m *Manager) wake() {
+	select {
+	case m.kick <- struct{}{}:
+	default:
+	}
+}
+
+// loop ends leases that ran out and writes progress.
+func (m *Manager) loop() {
+	defer close(m.done)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-m.stop:
+			return
+		case <-m.kick:
+		case <-timer.C:
+		}
+		m.mu.Lock()
+		now := m.o.Now()
+		next := now.Add(time.Hour)
+		var expired []*entry
+		dirty := false
+		for _, e := range m.active {
+			switch {
+			case e.ended || e.ending:
+			case e.lease.Token != nil && !now.Before(e.lease.Expire):
+				expired = append(expired, e)
+			case e.lease.Token != nil && e.lease.Expire.Before(next):
+				next = e.lease.Expire
+			}
+			dirty = dirty || e.dirty
+		}
+		if due := m.flushed.Add(m.o.Flush); dirty && !now.Before(due) {
+			m.flush()
+		} else if dirty && due.Before(next) {
+			next = due
+		}
+		if now.Sub(m.swept) >= time.Hour {
+			m.swept = now
+			m.sweep(now)
+		}
+		m.mu.Unlock()
+		for _, e := range expired {
+			m.expire(e)
+		}
+		timer.Reset(next.Sub(m.o.Now()))
+	}
+}
+
+// expire ends a job of whose agent nothing was heard.
+func (m *Manager) expire(e *entry) {
+	m.finish(e, interrupted("nothing was heard of the agent that ran the job until its lease ran out"))
+}
+
+// flush writes jobs whose last change is only in memory. mu is held.
+func (m *Manager) flush() {
+	m.flushed = m.o.Now()
+	var dirty []*entry
+	for _, e := range m.active {
+		if e.dirty || e.leaseUp {
+			dirty = append(dirty, e)
+		}
+	}
+	if len(dirty) == 0 {
+		return
+	}
+	err := m.cat.Update(context.Background(), func(tx *catalog.Tx) error {
+		for _, e := range dirty {
+			if err := m.put(tx, e, e.job); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		m.log.Error("progress of jobs not stored", "error", err)
+		return // it is tried again
+	}
+	for _, e := range dirty {
+		e.dirty, e.leaseUp = false, false
+		if e.ended {
+			delete(m.active, e.job.Name)
+		}
+	}
+}
+
+// put writes a job and its lease.
+func (m *Manager) put(tx *catalog.Tx, e *entry, j *pb.Job) error {
+	stored := proto.CloneOf(j)
+	stored.Actions = nil
+	if err := tx.PutJob(stored); err != nil {
+		return err
+	}
+	if e.lease.Token == nil {
+		return tx.DeleteLease(j.Name)
+	}
+	return tx.PutLease(j.Name, e.lease)
+}
+
+// sweep removes jobs that ended long ago, and old answers to requests. mu is
+// held.
+func (m *Manager) sweep(now time.Time) {
+	var old []*pb.Job
+	err := m.cat.Jobs("", "", "", func(j *pb.Job) bool {
+		if Ended(j.State) && now.Sub(j.EndTime.AsTime()) > m.o.Keep {
+			old = append(old, j)
+		}
+		return true
+	})
+	if err == nil {
+		err = m.remove(old, func(tx *catalog.Tx) error { return tx.SweepRequests(now) })
+	}
+	if err != nil {
+		m.log.Error("old jobs not removed", "error", err)
+	}
+}
