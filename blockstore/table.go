@@ -1,0 +1,167 @@
+package blockstore
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/objstorage"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// table is a table of blocks being built, a file in incoming/ until it is
+// ingested.
+type table struct {
+	s       *Store
+	path    string
+	w       *sstable.Writer
+	flights []*flight
+	size    int64 // stored bytes
+	limit   int64
+	checked int64 // size at which the free space was looked at
+	born    time.Time
+	err     error // the first one; what is added later only counts
+}
+
+// spaceStep is how often the builder looks at the free space, in bytes.
+const spaceStep = 4 << 20
+
+// newTable begins a table. What goes wrong shows when it is finished.
+func (s *Store) newTable(first uint64) *table {
+	t := &table{
+		s:     s,
+		path:  s.fs.PathJoin(s.dir, incomingName, fmt.Sprintf("%016x.sst", first)),
+		limit: s.tableSize(),
+		born:  time.Now(),
+	}
+	if t.err = s.room(s.o.MinFree + spaceStep); t.err != nil {
+		return t
+	}
+	f, err := s.fs.Create(t.path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.err = err
+		return t
+	}
+	t.w = sstable.NewWriter(newTableFile(f), sstable.WriterOptions{
+		TableFormat: pebbleFormat.MaxTableFormat(),
+		Compression: sstable.NoCompression, // blocks are compressed one by one
+		BlockSize:   sstableBlock,
+	})
+	return t
+}
+
+// sstableBlock is the size at which Pebble closes a block of a table, what it
+// reads and checksums as a whole: a block of 64 KiB gets one of its own.
+const sstableBlock = 32 << 10
+
+// tableSize is how large tables get now: large vaults have larger ones, so that
+// there are never more than some 10⁵ of them, each of which takes Pebble about a
+// kilobyte of memory.
+func (s *Store) tableSize() int64 {
+	if s.o.TableSize > 0 {
+		return s.o.TableSize
+	}
+	return min(1<<30, max(defaultTableSize, int64(s.st.Load().stored>>16)))
+}
+
+func (t *table) add(f *flight) {
+	t.flights = append(t.flights, f)
+	t.size += int64(len(f.bytes))
+	if t.err == nil && t.size-t.checked >= spaceStep {
+		t.checked = t.size
+		t.err = t.s.room(t.s.o.MinFree + spaceStep)
+	}
+	if t.err == nil {
+		t.err = t.w.Set(blockKey(f.entry.id), f.bytes)
+	}
+	f.bytes = nil
+}
+
+func (t *table) full() bool {
+	return t.size >= t.limit || len(t.flights) >= tableEntries || t.err != nil
+}
+
+// live are the flights that have not failed by now.
+func (t *table) live() []*flight {
+	var fs []*flight
+	for _, f := range t.flights {
+		if !f.dead.Load() {
+			fs = append(fs, f)
+		}
+	}
+	return fs
+}
+
+// finish makes the file whole and durable, but for its directory entry: Pebble
+// syncs the one that counts.
+func (t *table) finish() error {
+	if t.err == nil {
+		w := t.w
+		t.w = nil
+		t.err = w.Close()
+	}
+	return t.err
+}
+
+// discard removes the file of a table that is not ingested.
+func (t *table) discard() {
+	if t.w != nil {
+		_ = t.w.Close() // the file is worth nothing
+		t.w = nil
+	}
+	_ = t.s.fs.Remove(t.path) // or the next start does
+}
+
+// tableFile writes a table in large pieces, and has the kernel write them out
+// as they come, so that little is left for the sync at the end.
+type tableFile struct {
+	f   vfs.File
+	buf []byte
+}
+
+var _ objstorage.Writable = (*tableFile)(nil)
+
+const (
+	tableBuffer    = 1 << 20
+	tableWriteback = 8 << 20
+)
+
+func newTableFile(f vfs.File) *tableFile {
+	return &tableFile{
+		f:   vfs.NewSyncingFile(f, vfs.SyncingFileOptions{BytesPerSync: tableWriteback}),
+		buf: make([]byte, 0, tableBuffer),
+	}
+}
+
+func (w *tableFile) Write(p []byte) error {
+	for len(p) > 0 {
+		n := min(len(p), cap(w.buf)-len(w.buf))
+		w.buf = append(w.buf, p[:n]...)
+		p = p[n:]
+		if len(w.buf) == cap(w.buf) {
+			if err := w.drain(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *tableFile) drain() error {
+	_, err := w.f.Write(w.buf)
+	w.buf = w.buf[:0]
+	return err
+}
+
+func (w *tableFile) Finish() error {
+	err := w.drain()
+	if err == nil {
+		err = w.f.Sync()
+	}
+	if e := w.f.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+func (w *tableFile) Abort() { _ = w.f.Close() }
