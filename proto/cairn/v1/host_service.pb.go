@@ -1196,8 +1196,12 @@ type ClaimJobsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The host.
 	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	// Jobs to run at the same time; 0 means 1.
+	// Jobs to run at the same time, up to 64; 0 means 1.
 	MaxConcurrent int32 `protobuf:"varint,2,opt,name=max_concurrent,json=maxConcurrent,proto3" json:"max_concurrent,omitempty"`
+	// Made up by the agent's process when it starts, up to 64 characters: a UUID,
+	// say. Jobs that another process of this host still holds end as INTERRUPTED at
+	// once. Empty: they end when their leases run out.
+	InstanceId    string `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1244,6 +1248,13 @@ func (x *ClaimJobsRequest) GetMaxConcurrent() int32 {
 		return x.MaxConcurrent
 	}
 	return 0
+}
+
+func (x *ClaimJobsRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
 }
 
 type ClaimJobsResponse struct {
@@ -1833,10 +1844,12 @@ const file_cairn_v1_host_service_proto_rawDesc = "" +
 	"\x15ReportMachinesRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12-\n" +
 	"\bmachines\x18\x02 \x03(\v2\x11.cairn.v1.MachineR\bmachines\"\x18\n" +
-	"\x16ReportMachinesResponse\"M\n" +
+	"\x16ReportMachinesResponse\"n\n" +
 	"\x10ClaimJobsRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12%\n" +
-	"\x0emax_concurrent\x18\x02 \x01(\x05R\rmaxConcurrent\"\xce\x01\n" +
+	"\x0emax_concurrent\x18\x02 \x01(\x05R\rmaxConcurrent\x12\x1f\n" +
+	"\vinstance_id\x18\x03 \x01(\tR\n" +
+	"instanceId\"\xce\x01\n" +
 	"\x11ClaimJobsResponse\x129\n" +
 	"\n" +
 	"assignment\x18\x01 \x01(\v2\x17.cairn.v1.JobAssignmentH\x00R\n" +

@@ -1165,14 +1165,15 @@ func (x *WatchJobsRequest) GetAfterRevision() int64 {
 type WatchJobsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The revision that this message brings the client to. Pass it as
-	// after_revision to go on from here.
+	// after_revision to go on from here. Revisions ascend within a stream; jobs
+	// that were there when the watch began come in the order of theirs.
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The job as it is after the change. Not set in a bookmark.
 	Job *Job `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
 	// True for the one message, without a job, that says that all that was there
 	// when the watch began has been sent.
 	Synced bool `protobuf:"varint,3,opt,name=synced,proto3" json:"synced,omitempty"`
-	// True when the job was removed.
+	// True when the job was removed, or does not match the filter any more.
 	Deleted       bool `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -736,8 +736,11 @@ type ListProtectedItemsResponse struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ProtectedItems []*ProtectedItem       `protobuf:"bytes,1,rep,name=protected_items,json=protectedItems,proto3" json:"protected_items,omitempty"`
 	NextPageToken  string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Of a list over all vaults: those that could not be read now, and whose items
+	// are missing in the answer.
+	Unreachable   []string `protobuf:"bytes,3,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListProtectedItemsResponse) Reset() {
@@ -782,6 +785,13 @@ func (x *ListProtectedItemsResponse) GetNextPageToken() string {
 		return x.NextPageToken
 	}
 	return ""
+}
+
+func (x *ListProtectedItemsResponse) GetUnreachable() []string {
+	if x != nil {
+		return x.Unreachable
+	}
+	return nil
 }
 
 type UpdateProtectedItemRequest struct {
@@ -1346,10 +1356,11 @@ const file_cairn_v1_protected_item_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\x12!\n" +
-	"\fshow_deleted\x18\x04 \x01(\bR\vshowDeleted\"\x86\x01\n" +
+	"\fshow_deleted\x18\x04 \x01(\bR\vshowDeleted\"\xa8\x01\n" +
 	"\x1aListProtectedItemsResponse\x12@\n" +
 	"\x0fprotected_items\x18\x01 \x03(\v2\x17.cairn.v1.ProtectedItemR\x0eprotectedItems\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x99\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12 \n" +
+	"\vunreachable\x18\x03 \x03(\tR\vunreachable\"\x99\x01\n" +
 	"\x1aUpdateProtectedItemRequest\x12>\n" +
 	"\x0eprotected_item\x18\x01 \x01(\v2\x17.cairn.v1.ProtectedItemR\rprotectedItem\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
