@@ -36,7 +36,7 @@ func Detect(r io.ReaderAt, size int64) (Content, error) {
 			return c, nil
 		}
 	}
-	uber, err := readAt(r, size, 128<<10, 128<<10)
+	uber, err := readAt(r, size, 128<<10, int(min(max(size-128<<10, 0), 128<<10))&^1023)
 	if err != nil {
 		return Content{Kind: Unknown}, err
 	}
@@ -51,7 +51,17 @@ func Detect(r io.ReaderAt, size int64) (Content, error) {
 	return Content{Kind: Unknown}, nil
 }
 
-func zero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+var zeros [4096]byte
+
+func zero(b []byte) bool {
+	for len(b) > len(zeros) {
+		if !bytes.Equal(b[:len(zeros)], zeros[:]) {
+			return false
+		}
+		b = b[len(zeros):]
+	}
+	return bytes.Equal(b, zeros[:len(b)])
+}
 
 // magic is a fixed string at a fixed place.
 type magic struct {

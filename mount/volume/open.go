@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 
+	"cairn/mount/ext4"
 	"cairn/mount/filesys"
 )
 
@@ -12,7 +13,19 @@ type Reader func(r io.ReaderAt, size int64) (filesys.FS, error)
 
 // readers are the file systems that Cairn can read. A new one adds its lines
 // here and nothing elsewhere.
-var readers = map[Kind]Reader{}
+var readers = map[Kind]Reader{
+	Ext2: openExt,
+	Ext3: openExt,
+	Ext4: openExt,
+}
+
+func openExt(r io.ReaderAt, size int64) (filesys.FS, error) {
+	fs, err := ext4.Open(r, size)
+	if err != nil {
+		return nil, err // not fs: a nil *ext4.FS in an interface is not nil
+	}
+	return fs, nil
+}
 
 // CanRead says whether OpenFS has a reader for the kind.
 func CanRead(k Kind) bool { return readers[k] != nil }
