@@ -34,28 +34,8 @@ func (r Reader) Vaults(fn func(*pb.Vault) bool) error {
 // PutVault writes a vault's entry.
 func (t *Tx) PutVault(v *pb.Vault) error { return t.putProto(vaultKey(v.Name), v) }
 
-// DeleteVault removes a vault's entry, and its jobs and leases.
-func (t *Tx) DeleteVault(name string) error {
-	p := IDs(name)
-	var jobs []string
-	for _, kind := range []string{"job/", "lease/"} {
-		err := t.scan(kind+p[0]+"/", "", false, func(key string, _ []byte) (bool, error) {
-			if strings.HasSuffix(key, "/"+p[1]) {
-				jobs = append(jobs, key)
-			}
-			return true, nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	for _, key := range jobs {
-		if err := t.delete(key); err != nil {
-			return err
-		}
-	}
-	return t.delete(vaultKey(name))
-}
+// DeleteVault removes a vault's entry. Its jobs are removed by themselves.
+func (t *Tx) DeleteVault(name string) error { return t.delete(vaultKey(name)) }
 
 // Trash lists the uids of vaults whose directories are to be removed.
 func (r Reader) Trash() (uids []string, err error) {

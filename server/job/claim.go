@@ -21,7 +21,8 @@ type session struct {
 	wake           chan struct{}
 	replaced       chan struct{}
 	running        map[*entry]bool
-	cancels        []string // jobs to stop, to be sent
+	cancels        []string            // jobs to stop, to be sent
+	again          []*pb.JobAssignment // that may have got lost, to be sent again
 }
 
 // nudge makes the session look for something to send.
@@ -80,21 +81,20 @@ func (m *Manager) Claim(ctx context.Context, host, instance string, max int, sen
 			return ctx.Err()
 		default:
 		}
-		cancels, e := m.next(s)
-		for _, name := range cancels {
-			msg := &pb.ClaimJobsResponse{Event: &pb.ClaimJobsResponse_Cancellation{Cancellation: &pb.JobCancellation{Job: name}}}
+		msgs, e := m.next(s)
+		again := false
+		if e != nil {
+			var a *pb.JobAssignment
+			if a, again = m.assign(s, e); a != nil {
+				msgs = append(msgs, assignmentMessage(a))
+			}
+		}
+		for _, msg := range msgs {
 			if err := send(msg); err != nil {
 				return err
 			}
 		}
-		if e != nil {
-			a := m.assign(s, e)
-			if a == nil {
-				continue
-			}
-			if err := send(&pb.ClaimJobsResponse{Event: &pb.ClaimJobsResponse_Assignment{Assignment: a}}); err != nil {
-				return err
-			}
+		if again || len(msgs) > 0 {
 			continue
 		}
 		select {
@@ -108,6 +108,10 @@ func (m *Manager) Claim(ctx context.Context, host, instance string, max int, sen
 		case <-ctx.Done():
 		}
 	}
+}
+
+func assignmentMessage(a *pb.JobAssignment) *pb.ClaimJobsResponse {
+	return &pb.ClaimJobsResponse{Event: &pb.ClaimJobsResponse_Assignment{Assignment: a}}
 }
 
 func keepAliveMessage() *pb.ClaimJobsResponse {
@@ -125,23 +129,28 @@ func (m *Manager) attach(s *session) (gone []*entry) {
 	}
 	m.sessions[s.host] = s
 	for _, e := range m.active {
-		if e.host != s.host || e.lease.Token == nil || e.ended {
+		if e.host != s.host || e.lease.Token == nil || e.ending || e.ended {
 			continue
 		}
 		if s.instance != "" && e.lease.Instance != s.instance {
-			gone = append(gone, e)
+			if e.lease.Reported || !m.requeue(e) {
+				gone = append(gone, e)
+			}
 			continue
 		}
 		e.session = s
 		s.running[e] = true
-		if e.job.State == pb.JobState_JOB_STATE_CANCELLING {
+		switch {
+		case e.job.State == pb.JobState_JOB_STATE_CANCELLING:
 			s.cancels = append(s.cancels, e.job.Name)
+		case !e.lease.Reported && e.assigned != nil:
+			s.again = append(s.again, e.assigned)
 		}
 	}
 	return gone
 }
 
-// detach ends a session.
+// detach ends a session. Its jobs keep their leases.
 func (m *Manager) detach(s *session) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -151,35 +160,46 @@ func (m *Manager) detach(s *session) {
 	}
 }
 
-// release takes the jobs from a session. What its agent never said a word about
-// may never have reached it: that is queued again. mu is held.
+// release takes the jobs from a session. mu is held.
 func (m *Manager) release(s *session) {
 	for e := range s.running {
 		e.session = nil
-		delete(s.running, e)
-		if e.lease.Reported || e.ended || e.ending || e.job.State != pb.JobState_JOB_STATE_IN_PROGRESS {
-			continue
-		}
-		next := proto.CloneOf(e.job)
-		next.State, next.StartTime = pb.JobState_JOB_STATE_QUEUED, nil
-		lease := e.lease
-		e.lease = catalog.Lease{}
-		if err := m.commit(e, next, nil); err != nil {
-			e.lease = lease // it runs out
-			m.log.Error("job not queued again", "job", next.Name, "error", err)
-			continue
-		}
-		m.queues[e.host] = append([]*entry{e}, m.queues[e.host]...)
 	}
+	clear(s.running)
 }
 
-// next takes what a session has to send: jobs to cancel, and a job to assign.
-func (m *Manager) next(s *session) (cancels []string, e *entry) {
+// requeue takes a job back that was assigned to an agent which is gone and never
+// said a word about it. mu is held.
+func (m *Manager) requeue(e *entry) bool {
+	if e.job.State != pb.JobState_JOB_STATE_IN_PROGRESS {
+		return false
+	}
+	next := proto.CloneOf(e.job)
+	next.State, next.StartTime = pb.JobState_JOB_STATE_QUEUED, nil
+	lease := e.lease
+	e.lease, e.assigned = catalog.Lease{}, nil
+	if err := m.commit(e, next, nil); err != nil {
+		e.lease = lease
+		return false
+	}
+	m.queues[e.host] = append([]*entry{e}, m.queues[e.host]...)
+	return true
+}
+
+// next takes what a session has to send, and a job to assign, if there is one
+// and room for it.
+func (m *Manager) next(s *session) (msgs []*pb.ClaimJobsResponse, e *entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	cancels, s.cancels = s.cancels, nil
+	for _, a := range s.again {
+		msgs = append(msgs, assignmentMessage(a))
+	}
+	for _, name := range s.cancels {
+		msgs = append(msgs, &pb.ClaimJobsResponse{Event: &pb.ClaimJobsResponse_Cancellation{Cancellation: &pb.JobCancellation{Job: name}}})
+	}
+	s.again, s.cancels = nil, nil
 	if m.stopping || len(s.running) >= s.max || m.sessions[s.host] != s {
-		return cancels, nil
+		return msgs, nil
 	}
 	q := m.queues[s.host]
 	for len(q) > 0 && e == nil {
@@ -191,35 +211,35 @@ func (m *Manager) next(s *session) (cancels []string, e *entry) {
 	if m.queues[s.host] = q; len(q) == 0 {
 		delete(m.queues, s.host)
 	}
-	return cancels, e
+	return msgs, e
 }
 
-// assign gives a job, taken off the queue, to a session. It answers nil if the
-// job has ended instead.
-func (m *Manager) assign(s *session, e *entry) *pb.JobAssignment {
+// assign gives a job, taken off the queue, to a session. It answers nil if that
+// did not work out; again says whether the next job can be looked at at once.
+func (m *Manager) assign(s *session, e *entry) (a *pb.JobAssignment, again bool) {
 	m.mu.Lock()
 	j := e.job
 	m.mu.Unlock()
 	work, err := m.o.Hooks.Work(j)
 	if err != nil {
 		m.finish(e, end{state: pb.JobState_JOB_STATE_FAILED, error: m.o.Hooks.Problem(err)})
-		return nil
+		return nil, true
 	}
 	var raw [20]byte
 	if _, err := io.ReadFull(m.o.Rand, raw[:]); err != nil {
 		m.finish(e, end{state: pb.JobState_JOB_STATE_FAILED, error: m.o.Hooks.Problem(err)})
-		return nil
+		return nil, true
 	}
 	token := base64.RawURLEncoding.EncodeToString(raw[:])
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e.ending || e.ended { // cancelled meanwhile
-		return nil
+		return nil, true
 	}
 	if m.sessions[s.host] != s {
 		m.queues[e.host] = append([]*entry{e}, m.queues[e.host]...)
 		m.wakeHost(e.host)
-		return nil
+		return nil, true
 	}
 	now := m.o.Now()
 	next := proto.CloneOf(e.job)
@@ -230,15 +250,16 @@ func (m *Manager) assign(s *session, e *entry) *pb.JobAssignment {
 		m.queues[e.host] = append([]*entry{e}, m.queues[e.host]...)
 		m.log.Error("job not assigned", "job", next.Name, "error", err)
 		time.AfterFunc(m.o.Flush, s.nudge)
-		return nil
+		return nil, false
 	}
 	e.session = s
 	s.running[e] = true
 	m.wake()
-	return &pb.JobAssignment{
+	e.assigned = &pb.JobAssignment{
 		Job: next, LeaseToken: token, LeaseExpireTime: timestamppb.New(e.lease.Expire),
 		Work: &pb.JobAssignment_Backup{Backup: work},
 	}
+	return e.assigned, true
 }
 
 func hashToken(token string) []byte {

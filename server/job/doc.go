@@ -6,15 +6,15 @@
 //
 //	           Create                Claim                    Report
 //	(nothing) ────────▶ QUEUED ────────────▶ IN_PROGRESS ──────────────▶ COMPLETED, FAILED, …
-//	                      │  ◀──────────────      │
-//	                      │  stream ended before  │ Cancel
-//	                      │  the agent said any-  ▼
-//	                      │  thing             CANCELLING ─────────────▶ CANCELLED, …
-//	                      └──────────── Cancel ─────────────────────────▶ CANCELLED
+//	                      │                       │ Cancel
+//	                      │                       ▼
+//	                      │                   CANCELLING ──────────────▶ CANCELLED, …
+//	                      └──────────── Cancel ────────────────────────▶ CANCELLED
 //
 // A job with a machine runs at that machine's host. The host's agent holds a
 // Claim open, over which it gets assignments with a lease. Report renews the
-// lease; when it runs out the job fails as INTERRUPTED, unless it turns out to
+// lease; an assignment of which the agent has said nothing yet is sent again when
+// its stream breaks. When the lease runs out the job fails as INTERRUPTED, unless it turns out to
 // have made its recovery point, which is what counts: then it is COMPLETED
 // whatever else was said of it. Other jobs run in the server (Start, Begin).
 //

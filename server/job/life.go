@@ -264,6 +264,7 @@ func (m *Manager) finish(e *entry, how end) {
 	if how.change != nil {
 		how.change(next)
 	}
+	m.o.Hooks.Halt(next)
 	if next.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
 		if point, ok := m.o.Hooks.Made(next); ok {
 			complete(next, point)
@@ -428,7 +429,7 @@ func (m *Manager) Cancel(name string) (*pb.Job, error) {
 	if cancel != nil {
 		cancel(ErrCancelled)
 	}
-	m.o.Hooks.Cancelling(next)
+	m.o.Hooks.Halt(next)
 	return next, nil
 }
 

@@ -64,8 +64,9 @@ type Hooks struct {
 	// Ending is called with the final state of a job before it is stored. It can
 	// be called again for the same job if the server stops in between.
 	Ending func(*pb.Job)
-	// Cancelling is called when a running job was asked to stop.
-	Cancelling func(*pb.Job)
+	// Halt is called when a running job was asked to stop, and before Made when a
+	// job ends. It sees to it that nothing is done for the job any more.
+	Halt func(*pb.Job)
 	// Problem says why a job failed.
 	Problem func(error) *pb.Problem
 }
@@ -151,16 +152,17 @@ type Manager struct {
 
 // entry is a job that has not ended.
 type entry struct {
-	job     *pb.Job // never changed, only replaced
-	host    string  // whose agent runs it; "" if the server does
-	lease   catalog.Lease
-	session *session                // to which it was assigned; nil if that is gone
-	cancel  context.CancelCauseFunc // of a Run
-	dirty   bool                    // progress that is not stored yet
-	leaseUp bool                    // the lease was renewed and that is not stored
-	ending  bool                    // finish is at work
-	ended   bool
-	done    chan struct{} // closed when it has ended
+	job      *pb.Job // never changed, only replaced
+	host     string  // whose agent runs it; "" if the server does
+	lease    catalog.Lease
+	assigned *pb.JobAssignment       // as long as this process remembers it
+	session  *session                // to which it was assigned; nil if that is gone
+	cancel   context.CancelCauseFunc // of a Run
+	dirty    bool                    // progress that is not stored yet
+	leaseUp  bool                    // the lease was renewed and that is not stored
+	ending   bool                    // finish is at work
+	ended    bool
+	done     chan struct{} // closed when it has ended
 }
 
 // Open loads what has not ended and begins to work. Jobs that the server ran
