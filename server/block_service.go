@@ -1,10 +1,308 @@
 package server
 
 import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"cairn/blockstore"
+	"cairn/blockstore/block"
+	"cairn/blockstore/diskmap"
 	pb "cairn/proto/cairn/v1"
+	"cairn/server/job"
+	"cairn/server/upload"
 )
 
 type blockService struct {
 	pb.UnimplementedBlockServiceServer
 	*Server
+}
+
+// maxDisks bounds the disks of one upload.
+const maxDisks = 1024
+
+// ownedUpload is what the server knows of an upload beside its session.
+type ownedUpload struct {
+	vault   *Vault
+	item    ItemName
+	machine string
+	// job and leaseToken are of the agent that uploads; or run is the server's
+	// own job, which ends with the upload.
+	job        *pb.Job
+	leaseToken string
+	run        *job.Run
+	disks      []*pb.UploadDisk
+}
+
+// CreateUpload begins an upload, or takes one up again.
+func (s *blockService) CreateUpload(ctx context.Context, r *pb.CreateUploadRequest) (*pb.CreateUploadResponse, error) {
+	var f fields
+	item := f.item("parent", r.Parent)
+	if r.ResumeToken != "" {
+		if err := f.err(); err != nil {
+			return nil, err
+		}
+		return s.resumeUpload(item, r.ResumeToken)
+	}
+	lease := f.duration("lease_duration", r.LeaseDuration, upload.MinLease, upload.MaxLease, upload.DefaultLease)
+	if r.Job != "" {
+		f.job("job", r.Job)
+		if r.LeaseToken == "" {
+			f.add("lease_token", "must be given with a job: it comes with the job's assignment")
+		}
+	} else if r.LeaseToken != "" {
+		f.add("job", "must be given with a lease_token")
+	}
+	f.uploadDisks(r.Disks)
+	var base PointName
+	if r.BaseRecoveryPoint != "" {
+		base = f.point("base_recovery_point", r.BaseRecoveryPoint)
+		if base.Item != "" && base.ItemName != item {
+			f.add("base_recovery_point", "is a point of another item than %s", quote(r.Parent))
+		}
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	v, release, err := s.vaults.use(item.VaultName)
+	if err != nil {
+		return nil, err
+	}
+	o := &ownedUpload{vault: v, item: item, leaseToken: r.LeaseToken, disks: r.Disks}
+	spec := upload.Spec{Store: v.Store, Lease: lease, Owner: o, Ended: func(err error) {
+		if o.run != nil {
+			o.run.Finish(jobEnd(err))
+		}
+		release()
+	}}
+	sess, err := s.createUpload(ctx, o, r, base, &spec)
+	if err != nil {
+		if o.run != nil {
+			o.run.Finish(err)
+		}
+		release()
+		return nil, uploadError(err)
+	}
+	return s.uploadResponse(sess)
+}
+
+func (s *blockService) createUpload(ctx context.Context, o *ownedUpload, r *pb.CreateUploadRequest, base PointName, spec *upload.Spec) (*upload.Session, error) {
+	it, err := o.vault.item(o.item)
+	if err != nil {
+		return nil, err
+	}
+	o.machine = it.Machine
+	if err := uploadBase(o, base, spec); err != nil {
+		return nil, err
+	}
+	if r.Job != "" {
+		if o.job, err = s.heldJob(o, r.Job); err != nil {
+			return nil, err
+		}
+		spec.Key = r.Job
+		return s.data.uploads.Create(ctx, *spec)
+	}
+	switch it.ProtectionState {
+	case pb.ProtectionState_PROTECTION_STATE_PROTECTION_STOPPED, pb.ProtectionState_PROTECTION_STATE_PROTECTION_PAUSED:
+		return nil, newError(pb.ErrorReason_ERROR_REASON_PROTECTION_STOPPED,
+			"protection of %q is stopped or paused; resume it before you back it up", o.item).with("name", o.item.String())
+	}
+	o.run, err = s.jobs.Begin(job.Spec{
+		Vault: o.item.VaultName.String(), Operation: pb.JobOperation_JOB_OPERATION_BACKUP,
+		ProtectedItem: o.item.String(), Machine: it.Machine, Tasks: []string{"Take Snapshot", "Transfer data to vault"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	spec.Key = o.run.Name()
+	now := timestamppb.New(s.opts.Now())
+	o.run.Update(func(j *pb.Job) { // the client has its snapshot already
+		j.Tasks[0].State, j.Tasks[0].StartTime, j.Tasks[0].EndTime = pb.JobState_JOB_STATE_COMPLETED, now, now
+		j.Tasks[1].State, j.Tasks[1].StartTime = pb.JobState_JOB_STATE_IN_PROGRESS, now
+	})
+	sess, err := s.data.uploads.Create(ctx, *spec)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(o.run.Context(), func() {
+		if context.Cause(o.run.Context()) == job.ErrStopping {
+			sess.Abort(upload.ErrStopping)
+		} else { // nothing happens if the job has ended because the upload has
+			sess.Abort(upload.ErrCancelled)
+		}
+	})
+	return sess, nil
+}
+
+// heldJob checks that the upload's lease token holds a job which backs the item
+// up. Errors: JOB_NOT_FOUND, JOB_LEASE_LOST, CANCELLED.
+func (s *Server) heldJob(o *ownedUpload, name string) (*pb.Job, error) {
+	j, err := s.jobs.Check(name, o.leaseToken)
+	if err != nil {
+		return nil, err
+	}
+	if j.Operation != pb.JobOperation_JOB_OPERATION_BACKUP || j.ProtectedItem != o.item.String() {
+		return nil, invalidField("job", "%s is not a backup of %s", quote(name), quote(o.item.String()))
+	}
+	if j.State == pb.JobState_JOB_STATE_CANCELLING {
+		return nil, upload.ErrCancelled
+	}
+	return j, nil
+}
+
+// jobEnd says with what the server's own job ends, when its upload has.
+func jobEnd(why error) error {
+	switch {
+	case why == nil:
+		return nil
+	case errors.Is(why, upload.ErrCancelled), errors.Is(why, errAborted):
+		return job.ErrCancelled
+	case errors.Is(why, upload.ErrStopping):
+		return job.ErrStopping
+	}
+	return uploadError(why)
+}
+
+// uploadBase fills in the disks, with those of the base.
+func uploadBase(o *ownedUpload, base PointName, spec *upload.Spec) error {
+	was := make(map[string]*upload.Map)
+	if base.Point != "" {
+		p, sp, err := o.vault.point(base)
+		if err != nil {
+			return err
+		}
+		for i, d := range sp.Disks {
+			was[d.Name] = &upload.Map{Map: d.Map, Data: p.Disks[i].DataBytes}
+		}
+		spec.Base = sp.ID
+	}
+	for _, d := range o.disks {
+		spec.Disks = append(spec.Disks, upload.Disk{Name: d.Target, Size: d.Size, Base: was[d.Target]})
+	}
+	return nil
+}
+
+func (f *fields) uploadDisks(disks []*pb.UploadDisk) {
+	switch {
+	case len(disks) == 0:
+		f.add("disks", "must name at least one disk")
+	case len(disks) > maxDisks:
+		f.add("disks", "has %d disks; at most %d are allowed", len(disks), maxDisks)
+		return
+	}
+	seen := make(map[string]bool)
+	for i, d := range disks {
+		path := fmt.Sprintf("disks[%d]", i)
+		if d.GetTarget() == "" {
+			f.add(path+".target", "must be given")
+		} else if seen[d.Target] {
+			f.add(path+".target", "%s is there twice", quote(d.Target))
+		}
+		seen[d.GetTarget()] = true
+		f.text(path+".target", d.GetTarget(), 64)
+		f.text(path+".source_format", d.GetSourceFormat(), 64)
+		if d.GetSize() < 0 {
+			f.add(path+".size", "is %d; it must not be negative", d.Size)
+		}
+	}
+}
+
+// session gives the open upload of a token.
+func (s *Server) session(token string) (*upload.Session, error) {
+	if token == "" {
+		return nil, invalidField("upload_token", "must be given; CreateUpload gives it")
+	}
+	sess, err := s.data.uploads.Get(token)
+	return sess, uploadError(err)
+}
+
+func (s *blockService) resumeUpload(item ItemName, token string) (*pb.CreateUploadResponse, error) {
+	sess, err := s.session(token)
+	if err != nil {
+		return nil, err
+	}
+	if sess.Spec().Owner.(*ownedUpload).item != item {
+		return nil, uploadError(upload.ErrNotFound)
+	}
+	return s.uploadResponse(sess)
+}
+
+func (s *blockService) uploadResponse(sess *upload.Session) (*pb.CreateUploadResponse, error) {
+	expire, err := sess.Renew()
+	if err != nil {
+		return nil, uploadError(err)
+	}
+	return &pb.CreateUploadResponse{
+		UploadToken: sess.Token(), LeaseExpireTime: timestamppb.New(expire),
+		BlockSize: int32(sess.Spec().Store.Info().BlockSize), Job: sess.Spec().Key,
+	}, nil
+}
+
+// RenewUpload extends the lease.
+func (s *blockService) RenewUpload(_ context.Context, r *pb.RenewUploadRequest) (*pb.RenewUploadResponse, error) {
+	sess, err := s.session(r.UploadToken)
+	if err != nil {
+		return nil, err
+	}
+	expire, err := sess.Renew()
+	if err != nil {
+		return nil, uploadError(err)
+	}
+	return &pb.RenewUploadResponse{LeaseExpireTime: timestamppb.New(expire)}, nil
+}
+
+var errAborted = fmt.Errorf("%w: it was aborted", upload.ErrNotFound)
+
+// AbortUpload ends an upload without a point.
+func (s *blockService) AbortUpload(_ context.Context, r *pb.AbortUploadRequest) (*pb.AbortUploadResponse, error) {
+	sess, err := s.session(r.UploadToken)
+	if err != nil {
+		return nil, err
+	}
+	sess.Abort(errAborted)
+	return &pb.AbortUploadResponse{}, nil
+}
+
+// FindMissing tells which blocks the vault lacks.
+func (s *blockService) FindMissing(ctx context.Context, r *pb.FindMissingRequest) (*pb.FindMissingResponse, error) {
+	ds, err := parseDigests("digests", r.Digests)
+	if err != nil {
+		return nil, err
+	}
+	sess, err := s.session(r.UploadToken)
+	if err != nil {
+		return nil, err
+	}
+	missing, err := sess.FindMissing(ctx, ds)
+	if err != nil {
+		return nil, uploadError(err)
+	}
+	resp := &pb.FindMissingResponse{Missing: make([]uint32, len(missing))}
+	for i, m := range missing {
+		resp.Missing[i] = uint32(m)
+	}
+	return resp, nil
+}
+
+// parseDigests takes the digests of one message apart.
+func parseDigests(field string, b []byte) ([]block.Digest, error) {
+	const size = len(block.Digest{})
+	if len(b)%size != 0 {
+		return nil, invalidField(field, "has %d bytes; digests have %d bytes each, one after the other", len(b), size)
+	}
+	if n := len(b) / size; n > upload.MaxDigests {
+		return nil, errTooLarge("digests", n, upload.MaxDigests)
+	}
+	ds := make([]block.Digest, len(b)/size)
+	for i := range ds {
+		ds[i] = block.Digest(b[i*size:])
+	}
+	return ds, nil
+}
+
+// emptyMap is what a disk that a point does not have is compared with.
+func emptyMap(st *blockstore.Store) diskmap.Map {
+	return diskmap.Map{BlockSize: st.Info().BlockSize}
 }

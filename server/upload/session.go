@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -133,6 +134,13 @@ func (s *Session) idle() {
 func (s *Session) Abort(why error) { s.end(why) }
 
 func (s *Session) end(why error) {
+	if s.close(why) && s.spec.Ended != nil {
+		s.spec.Ended(why)
+	}
+}
+
+// close is end without telling; false if the upload had ended before.
+func (s *Session) close(why error) bool {
 	s.endMu.Lock()
 	defer s.endMu.Unlock()
 	s.mu.Lock()
@@ -143,15 +151,13 @@ func (s *Session) end(why error) {
 	}
 	s.mu.Unlock()
 	if ended {
-		return
+		return false
 	}
 	s.cancel(why)
 	s.ops.Wait()
 	s.up.Abort()
 	s.m.forget(s, why, nil)
-	if s.spec.Ended != nil {
-		s.spec.Ended(why)
-	}
+	return true
 }
 
 // reason replaces errors of a store that only say that the upload has ended.
@@ -176,6 +182,13 @@ func (s *Session) flush() error {
 	return s.reason(s.up.Flush(s.ctx))
 }
 
+// Received is what came in so far, through all streams.
+func (s *Session) Received() Received {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts
+}
+
 // count adds what a stream has brought.
 func (s *Session) count(got Received) {
 	s.mu.Lock()
@@ -194,7 +207,21 @@ func (s *Session) FindMissing(ctx context.Context, ds []block.Digest) ([]int, er
 		return nil, err
 	}
 	defer s.finish()
-	missing, err := s.up.FindMissing(ctx, ds)
+	if !slices.Contains(ds, block.Zero) {
+		missing, err := s.up.FindMissing(ctx, ds)
+		return missing, s.reason(err)
+	}
+	var ask []block.Digest
+	var where []int
+	for i, d := range ds {
+		if d != block.Zero {
+			ask, where = append(ask, d), append(where, i)
+		}
+	}
+	missing, err := s.up.FindMissing(ctx, ask)
+	for i, m := range missing {
+		missing[i] = where[m]
+	}
 	return missing, s.reason(err)
 }
 
@@ -207,6 +234,14 @@ type StoreFunc func(blockstore.Point, ...blockstore.Mutation) error
 // Of several callers one commits; the others wait and are told that the upload
 // is gone, and find the result at the Manager.
 func (s *Session) Commit(ctx context.Context, make func(maps []Map, got Received, store StoreFunc) (result any, err error)) (any, error) {
+	result, err := s.closeCommit(ctx, make)
+	if err == nil && s.spec.Ended != nil {
+		s.spec.Ended(nil)
+	}
+	return result, err
+}
+
+func (s *Session) closeCommit(ctx context.Context, make func([]Map, Received, StoreFunc) (any, error)) (any, error) {
 	s.endMu.Lock()
 	defer s.endMu.Unlock()
 	if err := s.begin(); err != nil {

@@ -171,7 +171,7 @@ func (st *Stream) settled(b *batch) {
 		st.err = b.err
 		st.tell()
 	default:
-		got := Received{1, 0, 0, 0}
+		got := Received{1, int64(b.ack.Blocks), b.ack.PlainBytes, b.ack.StoredBytes}
 		st.state.add(got)
 		st.s.count(got)
 		st.tell()

@@ -1,0 +1,243 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/google/uuid"
+
+	"cairn/blockstore"
+	"cairn/blockstore/block"
+	pb "cairn/proto/cairn/v1"
+	"cairn/server/upload"
+)
+
+const (
+	// maxDefinition and maxWarnings bound what a point's record takes.
+	maxDefinition = 512 << 10
+	maxWarnings   = 100
+)
+
+// CommitUpload makes the recovery point. What the client waits for goes on if
+// it hangs up: asking again gives the answer.
+func (s *blockService) CommitUpload(ctx context.Context, r *pb.CommitUploadRequest) (*pb.CommitUploadResponse, error) {
+	var f fields
+	if r.UploadToken == "" {
+		f.add("upload_token", "must be given; CreateUpload gives it")
+	}
+	snapshot := f.time("snapshot_time", r.SnapshotTime)
+	if snapshot.IsZero() {
+		snapshot = s.opts.Now()
+	}
+	enum(&f, "consistency", r.Consistency, pb.ConsistencyClass_name)
+	f.text("machine_title", r.MachineTitle, 1024)
+	f.text("guest_os", r.GuestOs, 1024)
+	f.text("machine_definition_type", r.MachineDefinitionType, 256)
+	if n := len(r.MachineDefinition); n > maxDefinition {
+		f.add("machine_definition", "has %d bytes; at most %d are allowed", n, maxDefinition)
+	}
+	if n := len(r.Warnings); n > maxWarnings {
+		f.add("warnings", "has %d entries; at most %d are allowed", n, maxWarnings)
+	}
+	for i, w := range r.Warnings[:min(maxWarnings, len(r.Warnings))] {
+		f.text(fmt.Sprintf("warnings[%d].message", i), w.GetMessage(), 2048)
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	if p, err := s.committed(r.UploadToken); p != nil || err != nil {
+		return p, err
+	}
+	sess, err := s.session(r.UploadToken)
+	if err != nil {
+		return nil, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	c := &committer{s: s.Server, o: sess.Spec().Owner.(*ownedUpload), r: r}
+	c.point.SnapshotTime = timestamppb.New(snapshot)
+	_, err = sess.Commit(ctx, func(maps []upload.Map, got upload.Received, store upload.StoreFunc) (any, error) {
+		return c.commit(ctx, maps, got, store)
+	})
+	if err != nil {
+		if errors.Is(err, upload.ErrNotFound) { // somebody else was faster, with the same call perhaps
+			if p, again := s.committed(r.UploadToken); p != nil {
+				return p, again
+			}
+		}
+		return nil, uploadError(err)
+	}
+	return &pb.CommitUploadResponse{RecoveryPoint: &c.point}, nil
+}
+
+// committed answers for an upload that was committed: nil if it was not.
+func (s *Server) committed(token string) (*pb.CommitUploadResponse, error) {
+	n, ok := s.data.uploads.Result(token).(PointName)
+	if !ok {
+		return nil, nil
+	}
+	v, release, err := s.vaults.use(n.VaultName)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	p, _, err := v.point(n)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.CommitUploadResponse{RecoveryPoint: p}, nil
+}
+
+// committer makes one recovery point.
+type committer struct {
+	s     *Server
+	o     *ownedUpload
+	r     *pb.CommitUploadRequest
+	point pb.RecoveryPoint
+	name  PointName
+}
+
+func (c *committer) commit(ctx context.Context, maps []upload.Map, got upload.Received, store upload.StoreFunc) (any, error) {
+	if err := c.checkRoots(maps); err != nil {
+		return nil, err
+	}
+	j := c.o.job
+	if c.o.run != nil {
+		j = c.o.run.Job()
+		if c.o.run.Context().Err() != nil {
+			return nil, upload.ErrCancelled
+		}
+	} else {
+		var err error
+		if j, err = c.s.heldJob(c.o, j.Name); err != nil {
+			return nil, err
+		}
+	}
+	it, err := c.o.vault.item(c.o.item)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.describe(maps, got, it, j); err != nil {
+		return nil, err
+	}
+	if err := c.store(ctx, maps, store); err != nil {
+		return nil, err
+	}
+	if c.o.run != nil { // an agent reports its job itself
+		c.o.run.Update(func(j *pb.Job) {
+			j.RecoveryPoint, j.Stats, j.Warnings = c.point.Name, c.stats(maps, got), c.r.Warnings
+			j.Tasks[1].TotalBytes, j.Tasks[1].DoneBytes = got.NewBytes, got.NewBytes
+		})
+	}
+	return c.name, nil
+}
+
+// checkRoots compares the roots that the client computed.
+func (c *committer) checkRoots(maps []upload.Map) error {
+	roots := c.r.RootDigests
+	if len(roots) == 0 {
+		return nil
+	}
+	if len(roots) != len(maps) {
+		return invalidField("root_digests", "has %d digests; the upload has %d disks", len(roots), len(maps))
+	}
+	for i, m := range maps {
+		want, err := block.DigestFromBytes(roots[i])
+		if err != nil {
+			return invalidField("root_digests", "%d: %v", i, err)
+		}
+		if want != m.Root {
+			target := c.o.disks[i].Target
+			return newError(pb.ErrorReason_ERROR_REASON_DISK_MAP_INVALID,
+				"disk %q has the root digest %s, not %s as in root_digests; write its map again", target, m.Root, want).
+				code(codes.FailedPrecondition).with("disk", target).
+				with("root_digest", m.Root.String()).with("claimed_root_digest", want.String())
+		}
+	}
+	return nil
+}
+
+// describe fills in the point's record.
+func (c *committer) describe(maps []upload.Map, got upload.Received, it *pb.ProtectedItem, j *pb.Job) error {
+	s, p, r := c.s, &c.point, c.r
+	policy := c.o.vault.pointPolicy(it)
+	if least := policy.GetMinimumConsistency(); r.Consistency < least {
+		return newError(pb.ErrorReason_ERROR_REASON_CONSISTENCY_TOO_LOW,
+			"the backup is %v, and policy %q wants %v at least", r.Consistency, it.Policy, least).with("policy", it.Policy)
+	}
+	snapshot := p.SnapshotTime.AsTime()
+	id, err := newPointID(snapshot, s.opts.Rand)
+	if err != nil {
+		return err
+	}
+	uid, err := uuid.NewRandomFromReader(s.opts.Rand)
+	if err != nil {
+		return fmt.Errorf("make a uid: %w", err)
+	}
+	expire, rule := keepUntil(snapshot, j.RetainUntil, policy)
+	c.name = PointName{c.o.item, id}
+	p.Name, p.Uid = c.name.String(), uid.String()
+	p.CreateTime = timestamppb.New(s.opts.Now())
+	p.Consistency = max(r.Consistency, pb.ConsistencyClass_CONSISTENCY_CLASS_CRASH_CONSISTENT)
+	p.ExcludedDisks = it.ExcludedDisks
+	p.ExpireTime, p.RetentionRule = timestamppb.New(expire), rule
+	p.Job, p.Machine = j.Name, it.Machine
+	p.MachineTitle, p.GuestOs = r.MachineTitle, r.GuestOs
+	p.NewBytes, p.StoredBytes = got.NewBytes, got.StoredBytes
+	p.Warnings = r.Warnings
+	p.MachineDefinition, p.MachineDefinitionType = r.MachineDefinition, r.MachineDefinitionType
+	for i, m := range maps {
+		p.Disks = append(p.Disks, &pb.RecoveryPointDisk{
+			Target: c.o.disks[i].Target, Size: m.Size, DataBytes: m.Data, BlockSize: int32(m.BlockSize),
+			RootDigest: m.Root[:], SourceFormat: c.o.disks[i].SourceFormat,
+		})
+	}
+	return nil
+}
+
+// store writes the point and the item's record at once.
+func (c *committer) store(ctx context.Context, maps []upload.Map, store upload.StoreFunc) error {
+	meta, err := encodePoint(&c.point)
+	if err != nil {
+		return err
+	}
+	sp := blockstore.Point{ID: c.name.storeID(), Meta: meta}
+	data := int64(0)
+	for i, m := range maps {
+		sp.Disks = append(sp.Disks, blockstore.Disk{Name: c.o.disks[i].Target, Map: m.Map})
+		data += m.Data
+	}
+	_, err = c.o.vault.changeItem(ctx, c.o.item, func(it *pb.ProtectedItem) error {
+		if it.LatestRecoveryPoint < c.point.Name { // ids sort by time
+			it.LatestRecoveryPoint = c.point.Name
+		}
+		it.RecoveryPointCount++
+		it.ProtectedBytes = data
+		return nil
+	}, func(m blockstore.Mutation) error { return store(sp, m) })
+	if err != nil {
+		return err
+	}
+	stored, err := decodePoint(c.name, meta)
+	if err == nil {
+		c.point.Etag = stored.Etag
+	}
+	return err
+}
+
+// stats is what the server's own job tells at its end.
+func (c *committer) stats(maps []upload.Map, got upload.Received) *pb.JobStats {
+	st := &pb.JobStats{NewBytes: got.NewBytes, NewBlocks: got.NewBlocks, SentBytes: got.StoredBytes}
+	for _, m := range maps {
+		st.DiskBytes += m.Size
+		st.AllocatedBytes += m.Data
+		st.ChangedBlocks += m.Changed
+	}
+	return st
+}
+
+// pointPolicy is the policy that an item's points are kept by.
+func (v *Vault) pointPolicy(it *pb.ProtectedItem) *pb.Policy { return nil }
