@@ -141,6 +141,9 @@ func vmdkExtents(f io.ReaderAt, size int64) ([]reference, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !bytes.Contains(text, []byte("createType")) {
+		return nil, nil // data rather than a descriptor, which QEMU refuses for the same reason
+	}
 	need := map[string]int64{}
 	for _, m := range vmdkFlat.FindAllSubmatch(text, -1) {
 		length, err1 := strconv.ParseInt(string(m[1]), 10, 54)

@@ -62,6 +62,9 @@ func (c *Client) Walk(ctx context.Context, name string, off, length int64, fn fu
 				break
 			}
 		}
+		if at < end && at%c.info.MinBlock != 0 {
+			return fmt.Errorf("nbd: block status: %w", violation("extents end at %d, inside a block", at))
+		}
 	}
 	return fn(run)
 }
