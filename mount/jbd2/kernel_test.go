@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cairn/mount/filesys"
+	"cairn/mount/filesys/fstest"
 	"cairn/mount/jbd2"
 	"cairn/mount/jbd2/dirtytest"
 )
@@ -59,7 +60,7 @@ func TestDebugfsLogs(t *testing.T) {
 					if err := os.WriteFile(filepath.Join(dir, "data"), data, 0o600); err != nil {
 						t.Fatal(err)
 					}
-					dirtytest.Run(t, "e2fsprogs", "mke2fs", "-q", "-F", "-t", "ext4", "-b", fmt.Sprint(bs),
+					fstest.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", fmt.Sprint(bs),
 						"-O", features, "-J", fmt.Sprintf("size=%d", bs/1024), image, fmt.Sprint(8<<20/bs*bs/1024))
 					// Blocks that the file system does not use, at its end.
 					some := func() string {
@@ -81,7 +82,7 @@ func TestDebugfsLogs(t *testing.T) {
 					if err := os.WriteFile(filepath.Join(dir, "script"), []byte(script), 0o600); err != nil {
 						t.Fatal(err)
 					}
-					dirtytest.Run(t, "e2fsprogs", "debugfs", "-w", "-f", filepath.Join(dir, "script"), image)
+					fstest.Run(t, "debugfs", "-w", "-f", filepath.Join(dir, "script"), image)
 					if r := compareWithDebugfs(t, image); r.Transactions != 12 {
 						t.Errorf("%+v\n%s", r, script)
 					}
@@ -94,7 +95,7 @@ func TestDebugfsLogs(t *testing.T) {
 // TestFastCommitLog: a kernel's fast commits are refused by name.
 func TestFastCommitLog(t *testing.T) {
 	image := dirtytest.Make(t, dirtytest.Config{
-		SizeMiB: 32, Mkfs: []string{"-t", "ext4", "-b", "1024", "-O", "fast_commit", "-J", "size=4,fast_commit_size=256"}, Steps: 50, FastCommit: true,
+		SizeMiB: 32, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "fast_commit", "-J", "size=4,fast_commit_size=256"}, Steps: 50, FastCommit: true,
 	}, seeded(t))
 	journal, size := open(t, dirtytest.Journal(t, image))
 	_, err := jbd2.Load(journal, size)
@@ -127,11 +128,10 @@ func compareWithDebugfs(t *testing.T, image string) jbd2.Report {
 		t.Fatal(err)
 	}
 	t.Log(l.Report())
-	replayed := filepath.Join(t.TempDir(), "replayed")
-	dirtytest.Copy(t, image, replayed)
+	replayed := fstest.Copy(t, image)
 	// e2fsck would also delete what the log leaves as orphans. -n: checksums do
 	// not hold yet.
-	dirtytest.Run(t, "e2fsprogs", "debugfs", "-w", "-n", "-R", "jr", replayed)
+	fstest.Run(t, "debugfs", "-w", "-n", "-R", "jr", replayed)
 
 	base, size := open(t, image)
 	got := make([]byte, size)
