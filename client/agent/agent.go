@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"cairn/blockstore/block"
 	"cairn/client"
 	"cairn/client/source"
@@ -63,10 +65,11 @@ func Run(ctx context.Context, o Options) error {
 	defer c.Close()
 	a := &agent{
 		Options: o, c: c,
-		parent: "subscriptions/" + o.Subscription,
-		host:   "subscriptions/" + o.Subscription + "/hosts/" + o.Host,
-		jobs:   map[string]*job{},
-		dirty:  make(chan struct{}, 1),
+		parent:   "subscriptions/" + o.Subscription,
+		host:     "subscriptions/" + o.Subscription + "/hosts/" + o.Host,
+		instance: uuid.NewString(),
+		jobs:     map[string]*job{},
+		dirty:    make(chan struct{}, 1),
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	context.AfterFunc(ctx, func() { stop(errStopped) })
@@ -82,10 +85,11 @@ func Run(ctx context.Context, o Options) error {
 
 type agent struct {
 	Options
-	c      *client.Client
-	parent string // the subscription
-	host   string // resource name
-	ready  sync.Once
+	c        *client.Client
+	parent   string // the subscription
+	host     string // resource name
+	instance string // of this process
+	ready    sync.Once
 
 	// dirty has an element when the machines are to be reported anew.
 	dirty chan struct{}
@@ -174,7 +178,7 @@ func (a *agent) session(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel(nil)
-	stream, err := a.c.Hosts.ClaimJobs(ctx, &cairnv1.ClaimJobsRequest{Host: a.host, MaxConcurrent: int32(a.MaxConcurrent)})
+	stream, err := a.c.Hosts.ClaimJobs(ctx, &cairnv1.ClaimJobsRequest{Host: a.host, MaxConcurrent: int32(a.MaxConcurrent), InstanceId: a.instance})
 	if err != nil {
 		return err
 	}
