@@ -2,7 +2,6 @@ package block
 
 import (
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 
@@ -42,33 +41,12 @@ const (
 
 const headerLen = 4
 
-// MaxEncodedLen is the room that Encode needs at most for n plain bytes; with
-// that much spare capacity in dst it does not allocate.
-func MaxEncodedLen(n int) int {
-	return headerLen + n + 18 + 3*(n/(128<<10)+1) // a zstd frame of raw zstd blocks
-}
+// MaxEncodedLen is the room that Encode wants in dst for n plain bytes, though
+// the stored form is never longer than 4 + n: zstd looks for its bound.
+func MaxEncodedLen(n int) int { return headerLen + n + n>>8 + 64 }
 
-var (
-	fastest = sync.OnceValue(func() *zstd.Encoder { return newEncoder(zstd.SpeedFastest) })
-	better  = sync.OnceValue(func() *zstd.Encoder { return newEncoder(zstd.SpeedDefault) })
-	decoder = sync.OnceValue(newDecoder)
-)
-
-func newEncoder(l zstd.EncoderLevel) *zstd.Encoder {
-	e, err := zstd.NewWriter(nil,
-		zstd.WithEncoderLevel(l),
-		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)),
-		zstd.WithEncoderCRC(false),
-		zstd.WithSingleSegment(true),
-		zstd.WithLowerEncoderMem(true),
-	)
-	if err != nil {
-		panic(err) // only wrong options
-	}
-	return e
-}
-
-func newDecoder() *zstd.Decoder {
+// decoder is Go code whatever the build: stored blocks may come from anyone.
+var decoder = sync.OnceValue(func() *zstd.Decoder {
 	d, err := zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(0), // one per GOMAXPROCS; more callers wait
 		zstd.WithDecoderLowmem(true),
@@ -77,38 +55,36 @@ func newDecoder() *zstd.Decoder {
 		zstd.WithDecodeAllCapLimit(true),
 	)
 	if err != nil {
-		panic(err)
+		panic(err) // only wrong options
 	}
 	return d
-}
+})
 
 // Encode appends the stored form of plain to dst and returns it. What does not
-// shrink is stored raw. The length of plain must be 1 … MaxSize: anything else
-// is a bug in the caller, and panics.
+// shrink is stored raw. Nothing is allocated when dst has MaxEncodedLen to
+// spare. The length of plain must be 1 … MaxSize: anything else is a bug in the
+// caller, and panics. Versions and builds may differ in the bytes they give for
+// the same plain bytes; a reader takes all of them.
 func Encode(dst, plain []byte, c Compression) []byte {
 	n := len(plain)
 	if n < 1 || n > MaxSize {
 		panic(fmt.Sprintf("block.Encode: %d plain bytes, must be 1 … %d", n, MaxSize))
 	}
 	start := len(dst)
-	header := [headerLen]byte{codecZstd, byte(n), byte(n >> 8), byte(n >> 16)}
+	dst = slices.Grow(dst, MaxEncodedLen(n))
+	dst = append(dst, codecZstd, byte(n), byte(n>>8), byte(n>>16))
 	switch c {
 	case None:
 	case Fastest, Default:
-		enc := fastest
-		if c == Default {
-			enc = better
+		frame := compress(dst[len(dst):], plain, c)
+		if len(frame) < n {
+			return append(dst, frame...) // in place, as a rule
 		}
-		dst = enc().EncodeAll(plain, append(dst, header[:]...))
-		if len(dst)-start < headerLen+n {
-			return dst
-		}
-		dst = dst[:start]
 	default:
 		panic("block.Encode: " + c.String())
 	}
-	header[0] = codecRaw
-	return append(append(dst, header[:]...), plain...)
+	dst[start] = codecRaw
+	return append(dst, plain...)
 }
 
 // PlainLen returns the plain length that a stored block's header states. The
@@ -125,8 +101,10 @@ func PlainLen(stored []byte) (int, error) {
 }
 
 // Decode appends the plain bytes of a stored block to dst and returns it. It
-// grows dst by MaxSize at most, and only by as much as the header states. On
-// error (ErrFormat, ErrUnknownCodec) it returns nil.
+// makes room for as many bytes as the header states, MaxSize at most; a hostile
+// payload that holds more is noticed after at most one zstd block (128 KiB) too
+// much, which may cost one more buffer of that size. On error (ErrFormat,
+// ErrUnknownCodec) it returns nil.
 func Decode(dst, stored []byte) ([]byte, error) {
 	n, err := PlainLen(stored)
 	if err != nil {
@@ -155,49 +133,6 @@ func Decode(dst, stored []byte) ([]byte, error) {
 		return out, nil
 	}
 	return nil, fmt.Errorf("%w %d", ErrUnknownCodec, stored[0])
-}
-
-// checkFrame makes sure that p is one zstd frame of n content bytes and nothing
-// else. The decoder alone would take several frames, and skip some.
-func checkFrame(p []byte, n int) error {
-	var h zstd.Header
-	if err := h.Decode(p); err != nil {
-		return fmt.Errorf("%w: zstd frame header: %v", ErrFormat, err)
-	}
-	switch {
-	case h.Skippable:
-		return fmt.Errorf("%w: a skippable zstd frame", ErrFormat)
-	case h.DictionaryID != 0:
-		return fmt.Errorf("%w: zstd frame needs dictionary %d", ErrFormat, h.DictionaryID)
-	case !h.HasFCS || h.FrameContentSize != uint64(n):
-		return fmt.Errorf("%w: zstd content size %d (stated: %t), header says %d", ErrFormat, h.FrameContentSize, h.HasFCS, n)
-	case !h.SingleSegment && h.WindowSize > MaxSize:
-		return fmt.Errorf("%w: zstd window of %d bytes, at most %d allowed", ErrFormat, h.WindowSize, MaxSize)
-	}
-	const rleBlock = 1
-	end := h.HeaderSize
-	for last := false; !last; {
-		if len(p)-end < 3 {
-			return fmt.Errorf("%w: zstd frame is cut short", ErrFormat)
-		}
-		b := int(p[end]) | int(p[end+1])<<8 | int(p[end+2])<<16
-		last = b&1 != 0
-		size := b >> 3
-		if b>>1&3 == rleBlock {
-			size = 1
-		}
-		if end += 3; len(p)-end < size {
-			return fmt.Errorf("%w: zstd frame is cut short", ErrFormat)
-		}
-		end += size
-	}
-	if h.HasCheckSum {
-		end += 4
-	}
-	if end != len(p) {
-		return fmt.Errorf("%w: payload of %d bytes, its zstd frame ends at %d", ErrFormat, len(p), end)
-	}
-	return nil
 }
 
 // Open decodes a stored block, appends its plain bytes to dst and returns it,
