@@ -26,7 +26,6 @@ type export struct {
 	server *child
 
 	closing sync.Once
-	err     error
 }
 
 // openExport starts qemu-nbd on an image. file is a name or "json:…"; more are

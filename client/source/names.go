@@ -23,7 +23,7 @@ func idOf(name, prefix string) string {
 			b.WriteRune(r)
 		default:
 			lost = lost || r > 0x7f
-			if s := b.String(); s != "" && !strings.HasSuffix(s, "-") {
+			if s := b.String(); s != "" && (r == '-' || !strings.HasSuffix(s, "-")) {
 				b.WriteByte('-')
 			}
 		}
