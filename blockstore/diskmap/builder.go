@@ -9,9 +9,10 @@ import (
 )
 
 // Builder makes a map in one ascending pass over the blocks. It holds one page
-// per level, reads base pages only on the paths to what is set, writes only
-// pages that differ from the base's, and reuses every other subtree by digest.
-// It is for one goroutine. After an error it is of no more use.
+// per level, reads base pages only on the paths to what is set (and up to 32
+// leaves ahead when these prove to be needed), writes only pages that differ
+// from the base's, and reuses every other subtree by digest. It is for one
+// goroutine. After an error it is of no more use.
 type Builder struct {
 	m    Map
 	base Map // Root is Zero when there is none
@@ -23,6 +24,9 @@ type Builder struct {
 	next    uint64 // lowest index that may be set next
 	started bool   // the base is grafted in
 	err     error  // sticky
+
+	ahead  map[block.Digest][]byte // leaf pages of the base read ahead of need
+	window int                     // leaf pages asked for last time
 
 	run      block.Digest   // digest of the runs memoised in runPages
 	runPages []block.Digest // runPages[l]: digest of a level l page below which every block is run
@@ -43,7 +47,7 @@ type openPage struct {
 // block must have this block set again, or Finish fails: only the caller can
 // hash it anew, padded with zeros. r may be nil when there is no base.
 func NewBuilder(size int64, blockSize int, base *Map, r BlockReader, w PageWriter) (*Builder, error) {
-	b := &Builder{m: Map{Size: size, BlockSize: blockSize}, r: r, w: w}
+	b := &Builder{m: Map{Size: size, BlockSize: blockSize}, r: r, w: w, ahead: map[block.Digest][]byte{}}
 	if err := b.m.Validate(); err != nil {
 		return nil, err
 	}
@@ -159,11 +163,11 @@ func (b *Builder) start(ctx context.Context) error {
 	}
 	p, depth := b.base.top(), b.m.Depth()
 	for p.Level > depth && p.Digest != block.Zero { // shrunk: go down the left edge
-		page, err := readPages(ctx, b.r, []Page{p}, b.base.Blocks())
+		page, err := readPage(ctx, b.r, p, b.base.Blocks())
 		if err != nil {
 			return err
 		}
-		p = p.child(0, entry(page[0], 0))
+		p = p.child(0, entry(page, 0))
 	}
 	if p.Level >= depth {
 		b.root = p.Digest
@@ -223,16 +227,53 @@ func (b *Builder) load(ctx context.Context, level int, index uint64) error {
 		clear(p.buf[:])
 		return nil
 	}
-	page, err := readPages(ctx, b.r, []Page{ref}, b.base.Blocks())
+	page, err := b.readBase(ctx, ref)
 	if err != nil {
 		return err
 	}
-	copy(p.buf[:], page[0])
+	copy(p.buf[:], page)
 	if tail := p.buf[ref.entries(b.m.Blocks())*len(block.Digest{}):]; !block.IsZero(tail) {
 		clear(tail)
 		p.dirty = true
 	}
 	return nil
+}
+
+// maxAhead bounds the leaf pages of the base that are held ahead of need.
+const maxAhead = 32
+
+// readBase reads a page of the base. A builder that touches most leaves, as a
+// backup of scattered changes does, would wait for each of them: so while the
+// leaves that were read ahead are used, twice as many are asked for next time.
+func (b *Builder) readBase(ctx context.Context, ref Page) ([]byte, error) {
+	if page, ok := b.ahead[ref.Digest]; ok {
+		delete(b.ahead, ref.Digest)
+		return page, ref.check(page, b.base.Blocks())
+	}
+	if ref.Level > 1 || b.m.Depth() == 1 {
+		return readPage(ctx, b.r, ref, b.base.Blocks())
+	}
+	if 2*len(b.ahead) < b.window {
+		b.window = min(max(1, 2*b.window), maxAhead)
+	} else {
+		b.window = 1
+	}
+	clear(b.ahead)
+	ds := []block.Digest{ref.Digest}
+	parent := b.levels[2].buf[:]
+	for i := int(ref.Index%Fanout) + 1; i < Fanout && len(ds) < b.window; i++ {
+		if d := entry(parent, i); d != block.Zero && d != ref.Digest {
+			ds = append(ds, d)
+		}
+	}
+	pages, err := b.r.ReadBlocks(ctx, ds)
+	if err != nil || len(pages) != len(ds) { // perhaps for a page that is not needed
+		return readPage(ctx, b.r, ref, b.base.Blocks())
+	}
+	for i, d := range ds[1:] {
+		b.ahead[d] = pages[i+1]
+	}
+	return pages[0], ref.check(pages[0], b.base.Blocks())
 }
 
 // close stores the open page of a level, if it changed, and tells its parent.

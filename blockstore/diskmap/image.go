@@ -2,7 +2,6 @@ package diskmap
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -249,5 +248,3 @@ func (im *Image) run(ctx context.Context, index uint64) (data bool, n uint64, er
 		}
 	}
 }
-
-var errClosed = errors.New("image closed")

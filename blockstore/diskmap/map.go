@@ -127,26 +127,38 @@ func (p Page) check(plain []byte, n uint64) error {
 	return nil
 }
 
-// readPages reads pages of a disk of n blocks and checks them.
-func readPages(ctx context.Context, r BlockReader, ps []Page, n uint64) ([][]byte, error) {
+// readPages reads pages and checks them; page i is of a disk of blocks(i).
+func readPages(ctx context.Context, r BlockReader, ps []Page, blocks func(i int) uint64) ([][]byte, error) {
+	if len(ps) == 0 {
+		return nil, nil
+	}
 	ds := make([]block.Digest, len(ps))
 	for i, p := range ps {
 		ds[i] = p.Digest
 	}
 	pages, err := r.ReadBlocks(ctx, ds)
+	if err == nil && len(pages) != len(ps) {
+		err = fmt.Errorf("reader returned %d blocks for %d", len(pages), len(ps))
+	}
 	if err != nil {
 		if len(ps) == 1 {
 			return nil, fmt.Errorf("%s: %w", ps[0], err)
 		}
 		return nil, fmt.Errorf("%s and %d more: %w", ps[0], len(ps)-1, err)
 	}
-	if len(pages) != len(ps) {
-		return nil, fmt.Errorf("%s: reader returned %d blocks for %d", ps[0], len(pages), len(ps))
-	}
 	for i, p := range ps {
-		if err := p.check(pages[i], n); err != nil {
+		if err := p.check(pages[i], blocks(i)); err != nil {
 			return nil, err
 		}
 	}
 	return pages, nil
+}
+
+// readPage reads one page of a disk of the given number of blocks.
+func readPage(ctx context.Context, r BlockReader, p Page, blocks uint64) ([]byte, error) {
+	pages, err := readPages(ctx, r, []Page{p}, func(int) uint64 { return blocks })
+	if err != nil {
+		return nil, err
+	}
+	return pages[0], nil
 }

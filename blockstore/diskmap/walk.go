@@ -2,7 +2,6 @@ package diskmap
 
 import (
 	"context"
-	"fmt"
 
 	"cairn/blockstore/block"
 )
@@ -110,7 +109,7 @@ func (w *walker) batch(ctx context.Context, ps []Page) (below []Page, err error)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	pages, err := readPages(ctx, w.r, ps, w.blocks)
+	pages, err := readPages(ctx, w.r, ps, func(int) uint64 { return w.blocks })
 	if err != nil {
 		if ctx.Err() != nil || w.v.Fail == nil {
 			return nil, err
@@ -147,137 +146,4 @@ func (w *walker) batch(ctx context.Context, ps []Page) (below []Page, err error)
 		}
 	}
 	return below, nil
-}
-
-// pair is one place in two maps. Where a map is not as deep as the other, its
-// root hangs from imagined pages that have it as entry 0: a node whose own
-// level is lower than the place's stands for such a page.
-type pair struct {
-	level int
-	index uint64
-	a, b  node
-}
-
-type node struct {
-	d     block.Digest
-	level int
-}
-
-// Diff calls fn, in ascending order, for every block that differs between two
-// maps of one block size: da is its digest in a, db in b, block.Zero behind the
-// end of either. It reads only pages on paths to differences. An error of fn
-// ends the comparison and is returned as it is.
-func Diff(ctx context.Context, r BlockReader, a, b Map, fn func(index uint64, da, db block.Digest) error) error {
-	for _, m := range []Map{a, b} {
-		if err := m.Validate(); err != nil {
-			return err
-		}
-	}
-	if a.BlockSize != b.BlockSize {
-		return fmt.Errorf("compare disk maps: block sizes %d and %d differ", a.BlockSize, b.BlockSize)
-	}
-	d := &differ{r: r, a: a, b: b, fn: fn}
-	top := pair{
-		level: max(a.Depth(), b.Depth()),
-		a:     node{a.Root, a.Depth()},
-		b:     node{b.Root, b.Depth()},
-	}
-	if top.same() {
-		return nil
-	}
-	return d.pairs(ctx, []pair{top})
-}
-
-func (p pair) same() bool {
-	return p.a.d == p.b.d && (p.a.level == p.b.level || p.a.d == block.Zero)
-}
-
-type differ struct {
-	r    BlockReader
-	a, b Map
-	fn   func(index uint64, da, db block.Digest) error
-}
-
-// pairs compares what is below differing places of one level.
-func (d *differ) pairs(ctx context.Context, ps []pair) error {
-	for len(ps) > 0 {
-		n := min(len(ps), pagesPerRead/2)
-		below, err := d.batch(ctx, ps[:n])
-		if err != nil {
-			return err
-		}
-		if err := d.pairs(ctx, below); err != nil {
-			return err
-		}
-		ps = ps[n:]
-	}
-	return nil
-}
-
-func (d *differ) batch(ctx context.Context, ps []pair) (below []pair, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	pagesA, err := d.read(ctx, ps, d.a.Blocks(), func(p pair) node { return p.a })
-	if err != nil {
-		return nil, err
-	}
-	pagesB, err := d.read(ctx, ps, d.b.Blocks(), func(p pair) node { return p.b })
-	if err != nil {
-		return nil, err
-	}
-	for i, p := range ps {
-		for e := range Fanout {
-			c := pair{
-				level: p.level - 1,
-				index: p.index<<fanoutBits + uint64(e),
-				a:     p.a.child(p.level, e, pagesA[i]),
-				b:     p.b.child(p.level, e, pagesB[i]),
-			}
-			if c.same() {
-				continue
-			}
-			if c.level > 0 {
-				below = append(below, c)
-			} else if err := d.fn(c.index, c.a.d, c.b.d); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return below, nil
-}
-
-// read returns the page of one side for each pair, nil where it has none.
-func (d *differ) read(ctx context.Context, ps []pair, blocks uint64, side func(pair) node) ([][]byte, error) {
-	var refs []Page
-	for _, p := range ps {
-		if n := side(p); n.d != block.Zero && n.level == p.level {
-			refs = append(refs, Page{Level: p.level, Index: p.index, Digest: n.d})
-		}
-	}
-	out := make([][]byte, len(ps))
-	if len(refs) == 0 {
-		return out, nil
-	}
-	pages, err := readPages(ctx, d.r, refs, blocks)
-	if err != nil {
-		return nil, err
-	}
-	for i, p := range ps {
-		if n := side(p); n.d != block.Zero && n.level == p.level {
-			out[i], pages = pages[0], pages[1:]
-		}
-	}
-	return out, nil
-}
-
-// child is entry e of the node's page at a place of the given level.
-func (n node) child(level, e int, page []byte) node {
-	if n.level == level && page != nil {
-		return node{entry(page, e), level - 1}
-	}
-	if n.level < level && e == 0 {
-		return n
-	}
-	return node{level: level - 1}
 }
