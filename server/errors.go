@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -14,6 +15,7 @@ import (
 
 	"cairn/blockstore"
 	pb "cairn/proto/cairn/v1"
+	"cairn/server/catalog"
 	"cairn/server/job"
 )
 
@@ -154,8 +156,15 @@ func classify(err error) *Error {
 		return newError(pb.ErrorReason_ERROR_REASON_DATA_CORRUPT, "%v", err).because(err)
 	case errors.Is(err, blockstore.ErrBlockMissing):
 		return newError(pb.ErrorReason_ERROR_REASON_BLOCK_MISSING, "%v", err).because(err)
-	case errors.Is(err, job.ErrLeaseLost):
-		return newError(pb.ErrorReason_ERROR_REASON_JOB_LEASE_LOST, "%v", err).because(err)
+	case errors.Is(err, catalog.ErrFull):
+		return newError(pb.ErrorReason_ERROR_REASON_STORE_FULL, "%v; make room on that file system", err).because(err)
+	case errors.Is(err, catalog.ErrCorrupt):
+		return newError(pb.ErrorReason_ERROR_REASON_DATA_CORRUPT, "%v", err).because(err)
+	}
+	if e := jobError(err); e != nil {
+		return e
+	}
+	switch {
 	case errors.Is(err, context.Canceled):
 		return newError(pb.ErrorReason_ERROR_REASON_CANCELLED, "the call was cancelled").because(err)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -163,6 +172,38 @@ func classify(err error) *Error {
 			code(codes.DeadlineExceeded).because(err)
 	}
 	return newError(pb.ErrorReason_ERROR_REASON_INTERNAL, "internal error; the server's log says more").because(err)
+}
+
+// jobError is classify for the errors of package job; nil for all others.
+func jobError(err error) *Error {
+	var busy *job.BusyError
+	var state *job.StateError
+	switch {
+	case errors.As(err, &busy):
+		return newError(pb.ErrorReason_ERROR_REASON_BACKUP_IN_PROGRESS,
+			"a backup of %q is under way already: %s; wait for it, or cancel it", busy.Item, busy.Job).
+			with("protected_item", busy.Item).with("job", busy.Job)
+	case errors.As(err, &state):
+		return newError(pb.ErrorReason_ERROR_REASON_JOB_NOT_CANCELLABLE,
+			"job %q cannot be cancelled: it is %s", state.Job, strings.TrimPrefix(state.State.String(), "JOB_STATE_")).
+			with("name", state.Job).with("state", state.State.String())
+	case errors.Is(err, job.ErrNotFound):
+		return newError(pb.ErrorReason_ERROR_REASON_JOB_NOT_FOUND, "%v", err)
+	case errors.Is(err, job.ErrLeaseLost):
+		return newError(pb.ErrorReason_ERROR_REASON_JOB_LEASE_LOST, "%v", err)
+	case errors.Is(err, job.ErrReplaced):
+		return newError(pb.ErrorReason_ERROR_REASON_JOB_LEASE_LOST, "%v", err)
+	case errors.Is(err, job.ErrRevision):
+		return newError(pb.ErrorReason_ERROR_REASON_REVISION_UNAVAILABLE, "%v; watch again from revision 0", err)
+	case errors.Is(err, job.ErrNoPoint):
+		return classify(invalidField("state", "is %s, but the job has made no recovery point: commit its upload first", "COMPLETED"))
+	case errors.Is(err, job.ErrCancelled):
+		return newError(pb.ErrorReason_ERROR_REASON_CANCELLED, "%v", err)
+	case errors.Is(err, job.ErrStopping):
+		return newError(pb.ErrorReason_ERROR_REASON_INTERRUPTED, "%v; try again when it is back", err).
+			code(codes.Unavailable).retry(time.Second)
+	}
+	return nil
 }
 
 // problemOf gives an error as part of a resource's state: of a failed job, say.

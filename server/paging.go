@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"sort"
 
 	pb "cairn/proto/cairn/v1"
 )
@@ -59,4 +60,20 @@ func (s *Server) pageStart(list, token string) (key string, err error) {
 	f.add("page_token", "is not one that this list gave out")
 	e.Fields = f.violations
 	return "", e
+}
+
+// pageOf cuts a page out of a sorted list. list stands for the list and its
+// filter, key for the place of an element in it.
+func pageOf[T any](s *Server, list, token string, size int, all []T, key func(T) string) (page []T, next string, err error) {
+	start, err := s.pageStart(list, token)
+	if err != nil {
+		return nil, "", err
+	}
+	from := sort.Search(len(all), func(i int) bool { return key(all[i]) > start })
+	page = all[from:]
+	if len(page) > size {
+		page = page[:size]
+		next = s.pageToken(list, key(page[size-1]))
+	}
+	return page, next, nil
 }

@@ -1,9 +1,14 @@
 package server
 
 import (
+	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -27,6 +32,12 @@ type Options struct {
 	// Now and Rand are the clock and the source of ids and tokens.
 	Now  func() time.Time
 	Rand io.Reader
+	// Mend is the time between attempts to open vaults that are not available; 0
+	// is 10 seconds.
+	Mend time.Duration
+	// Jobs has the times of leases and the like; Catalog, Hooks, Now, Rand and
+	// Logger are filled in.
+	Jobs job.Options
 	// Logger gets what operators should read; nil is slog.Default.
 	Logger *slog.Logger
 }
@@ -44,6 +55,9 @@ func (o Options) withDefaults() Options {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
+	if o.Mend == 0 {
+		o.Mend = 10 * time.Second
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -53,22 +67,130 @@ func (o Options) withDefaults() Options {
 // Server is an open data directory and everything that works on it.
 type Server struct {
 	opts     Options
+	id       string // the data directory's uuid
 	log      *slog.Logger
 	tokenKey []byte // keys the page tokens' checksums
+	lock     io.Closer
 	cat      *catalog.Catalog
+	requests *requests
 	vaults   *vaults
+	data     *dataPlane
 	jobs     *job.Manager
-	data     *dataPlane // open uploads, leases on points
+
+	// ctx ends when the server is closed; tasks work until then.
+	ctx    context.Context
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
 }
 
-// Open opens the data directory, or makes a new one, and begins to work.
+// Open opens the data directory, or makes a new one, and begins to work. Errors
+// to tell apart: ErrNewerData, ErrNotData, catalog.ErrLocked.
 func Open(opts Options) (*Server, error) {
 	opts = opts.withDefaults()
-	s := &Server{opts: opts, log: opts.Logger}
-	s.vaults = &vaults{s: s, byName: make(map[VaultName]*Vault)}
-	s.data = newDataPlane(s)
+	for _, r := range opts.Regions {
+		if !validID(r) {
+			return nil, fmt.Errorf("region %q %s", r, idRule)
+		}
+	}
+	id, lock, err := openDataDir(opts)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Resources == nil {
+		opts.Resources = blockstore.NewResources(blockstore.ResourceOptions{})
+		lock = closers{closerFunc(opts.Resources.Close), lock}
+	}
+	key := sha256.Sum256([]byte("page tokens of " + id))
+	s := &Server{opts: opts, id: id, log: opts.Logger, lock: lock, tokenKey: key[:]}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.requests = &requests{s: s, running: map[string]chan struct{}{}}
+	if err := s.open(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.tasks.Go(func() { s.vaults.mend(s.ctx, s.opts.Mend) })
+	s.tasks.Go(s.housekeep)
 	return s, nil
 }
 
-// Close ends all work and closes all databases. Serving must have ended.
-func (s *Server) Close() error { return nil }
+func (s *Server) open() (err error) {
+	s.cat, err = catalog.Open(s.opts.FS.PathJoin(s.opts.Dir, catalogName), catalog.Options{FS: s.opts.FS, Logger: s.log})
+	if err != nil {
+		return err
+	}
+	if s.vaults, err = openVaults(s); err != nil {
+		return err
+	}
+	s.data = newDataPlane(s)
+	o := s.opts.Jobs
+	o.Catalog, o.Hooks, o.Now, o.Rand, o.Logger = s.cat, s.jobHooks(), s.opts.Now, s.opts.Rand, s.log
+	s.jobs, err = job.Open(o)
+	return err
+}
+
+// Drain is the gentle part of a stop: nothing new begins, and what is under way
+// may go on until ctx ends. Calls are still answered.
+func (s *Server) Drain(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { s.DrainUploads(ctx) })
+	wg.Go(func() { s.jobs.Drain(ctx) })
+	wg.Wait()
+}
+
+// Close ends all work and closes all databases. Serving must have ended, or end
+// with this: streams end with INTERRUPTED.
+func (s *Server) Close() error {
+	s.cancel()
+	s.tasks.Wait()
+	var errs []error
+	if s.data != nil {
+		s.DrainUploads(s.ctx) // which has ended: what is open is abandoned
+	}
+	if s.jobs != nil {
+		s.jobs.Stop()
+	}
+	if s.vaults != nil {
+		errs = append(errs, s.vaults.close())
+	}
+	if s.cat != nil {
+		errs = append(errs, s.cat.Close())
+	}
+	return errors.Join(append(errs, s.lock.Close())...)
+}
+
+// housekeep removes what was kept for a day, every hour. (What is in the catalog
+// is the job manager's to sweep.)
+func (s *Server) housekeep() {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.ctx.Done():
+			return
+		}
+		for _, v := range s.vaults.all() {
+			release, err := v.use()
+			if err != nil {
+				continue
+			}
+			if err := s.sweepRequests(v); err != nil && s.ctx.Err() == nil {
+				s.log.Warn("old answers to requests not removed", "vault", v.Name.String(), "error", err)
+			}
+			release()
+		}
+	}
+}
+
+type closerFunc func()
+
+func (f closerFunc) Close() error { f(); return nil }
+
+type closers []io.Closer
+
+func (cs closers) Close() error {
+	var errs []error
+	for _, c := range cs {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
