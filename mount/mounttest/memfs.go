@@ -8,8 +8,8 @@
 package mounttest
 
 import (
-	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"path"
@@ -341,9 +341,9 @@ func (d *Disk) Extent(_ context.Context, off int64) (bool, int64, error) {
 
 // Pattern is n bytes that differ from place to place.
 func Pattern(n int) string {
-	var b bytes.Buffer
-	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "%08d ", i)
+	b := make([]byte, 0, n+8)
+	for i := 0; len(b) < n; i++ {
+		b = binary.BigEndian.AppendUint64(b, uint64(i)*0x9e3779b97f4a7c15|1)
 	}
-	return b.String()[:n]
+	return string(b[:n])
 }

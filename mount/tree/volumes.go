@@ -40,8 +40,9 @@ type Volume struct {
 
 // opened is how opening a volume ended, once that is settled.
 type opened struct {
-	fs  filesys.FS
-	err error
+	fs   filesys.FS
+	info filesys.Info
+	err  error
 }
 
 // FS opens the volume's file system, at the first call. What a broken or unknown
@@ -52,13 +53,25 @@ func (v *Volume) FS() (filesys.FS, error) {
 		if err != nil && !permanent(err) {
 			return opened{}, err
 		}
-		v.report(fs, err)
-		return opened{fs, err}, nil
+		o := opened{fs: fs, err: err}
+		if err == nil {
+			o.info = fs.Info()
+		}
+		v.report(o)
+		return o, nil
 	})
 	if err == nil {
 		err = o.err
 	}
 	return o.fs, err
+}
+
+// Info describes the opened volume; it is zero before FS has succeeded.
+func (v *Volume) Info() filesys.Info {
+	if !v.fs.done.Load() {
+		return filesys.Info{}
+	}
+	return v.fs.v.info
 }
 
 func (v *Volume) open() (filesys.FS, error) {
@@ -72,16 +85,16 @@ func (v *Volume) open() (filesys.FS, error) {
 }
 
 // report logs how a volume was opened, once.
-func (v *Volume) report(fs filesys.FS, err error) {
+func (v *Volume) report(o opened) {
 	log := v.tree.opts.Log.With("volume", v.Name)
 	switch {
-	case err != nil && !v.isEmpty():
-		log.Warn("volume cannot be read", "reason", err)
-	case err == nil:
+	case o.err != nil && !v.isEmpty():
+		log.Warn("volume cannot be read", "reason", o.err)
+	case o.err == nil:
 		if v.Part.Problem != "" {
 			log.Warn("volume has a problem", "problem", v.Part.Problem)
 		}
-		for _, w := range fs.Info().Warnings {
+		for _, w := range o.info.Warnings {
 			log.Info("volume opened", "note", w)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"cairn/mount/filesys"
 )
 
-// SkipDir, returned by a WalkFunc for a directory, leaves its entries out.
-var SkipDir = errors.New("skip this directory")
+// ErrSkipDir, returned by a WalkFunc for a directory, leaves its entries out.
+var ErrSkipDir = errors.New("skip this directory")
 
 // MaxDepth bounds how deep a walk goes below its start. Real trees stay far
 // below; a hostile volume could otherwise nest directories without end.
@@ -54,7 +54,7 @@ func (w *walker) visit(ctx context.Context, p string, n Node, depth int) error {
 		w.dirs[a.Ino] = struct{}{}
 	}
 	switch ferr := w.fn(p, n, a, err); {
-	case ferr == SkipDir && isDir:
+	case ferr == ErrSkipDir && isDir:
 		return nil
 	case ferr != nil:
 		return ferr
