@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -105,15 +104,8 @@ func qcow2DataFile(f io.ReaderAt) ([]reference, error) {
 	return nil, errors.New("the header does not name the external data file that it says there is")
 }
 
-var (
-	// A quoted string after anything but an equals sign can name an extent.
-	// QEMU is stricter about what stands before it, which is on the safe side.
-	vmdkExtent = regexp.MustCompile(`[^=\s]\s*"([^"\r\n]*)"`)
-	vmdkFlat   = regexp.MustCompile(`\bRW\s+(\d+)\s+(?:FLAT|VMFS)\s+"([^"\r\n]*)"(?:[ \t]+(\d+))?`)
-)
-
 // vmdkExtents finds the files that a VMDK descriptor lists. A sparse image
-// that holds its data itself has a descriptor too, which QEMU ignores.
+// that holds its data itself has a descriptor too, which does not count.
 // Source: VMware's "Virtual Disk Format 5.0".
 func vmdkExtents(f io.ReaderAt, size int64) ([]reference, error) {
 	const maxDescriptor = 1 << 20 // as QEMU
@@ -141,27 +133,56 @@ func vmdkExtents(f io.ReaderAt, size int64) ([]reference, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.Contains(text, []byte("createType")) {
-		return nil, nil // data rather than a descriptor, which QEMU refuses for the same reason
-	}
-	need := map[string]int64{}
-	for _, m := range vmdkFlat.FindAllSubmatch(text, -1) {
-		length, err1 := strconv.ParseInt(string(m[1]), 10, 54)
-		offset, err2 := int64(0), error(nil)
-		if len(m[3]) > 0 {
-			offset, err2 = strconv.ParseInt(string(m[3]), 10, 53)
-		}
-		if err := errors.Join(err1, err2); err != nil {
-			return nil, fmt.Errorf("extent line %q: %w", m[0], err)
-		}
-		need[string(m[2])] = max(need[string(m[2])], (offset+length)*512)
-	}
+	// To QEMU the text ends at the first zero byte.
+	text, _, _ = bytes.Cut(text, []byte{0})
 	var refs []reference
-	for _, m := range vmdkExtent.FindAllSubmatch(text, -1) {
-		name := string(m[1])
-		refs = append(refs, reference{name, need[name]})
+	for len(text) > 0 {
+		if ref, ok := vmdkExtent(text); ok {
+			refs = append(refs, ref)
+		}
+		_, text, _ = bytes.Cut(text, []byte{'\n'})
 	}
 	return refs, nil
+}
+
+// vmdkExtent parses a line of a descriptor: access, sectors, type, quoted name
+// and perhaps the sector to begin at. As in QEMU, the fields may go on in the
+// lines after; unlike there, any access and type will do.
+func vmdkExtent(text []byte) (ref reference, ok bool) {
+	const blank = " \t\r\n\v\f"
+	if i := bytes.IndexFunc(text, func(r rune) bool { return !strings.ContainsRune(" \t\r\v\f", r) }); i < 0 || text[i] == '\n' {
+		return ref, false // the fields are on a line of their own, which has its turn
+	}
+	word := func() string {
+		text = bytes.TrimLeft(text, blank)
+		n := bytes.IndexAny(text, blank)
+		if n < 0 {
+			n = len(text)
+		}
+		w := string(text[:n])
+		text = text[n:]
+		return w
+	}
+	word()
+	length, err := strconv.ParseInt(word(), 10, 53)
+	if err != nil {
+		return ref, false
+	}
+	kind := word()
+	if text = bytes.TrimLeft(text, blank); len(text) == 0 || text[0] != '"' {
+		return ref, false
+	}
+	end := bytes.IndexAny(text[1:], "\"\r\n")
+	if end < 0 {
+		end = len(text) - 1
+	}
+	ref.name = string(text[1 : 1+end])
+	text = text[min(2+end, len(text)):]
+	if kind == "FLAT" || kind == "VMFS" {
+		offset, _ := strconv.ParseInt(word(), 10, 53) // it need not be there
+		ref.need = max(0, offset+length) * 512
+	}
+	return ref, true
 }
 
 // resolve turns a name in the header of the image at path into a path. QEMU

@@ -83,13 +83,15 @@ func TestOutside(t *testing.T) {
 		switch m.ID {
 		case "sibling":
 			ok = strings.Contains(m.Problem, "no such file")
+		case "nospace":
+			ok = m.Problem != "" // nothing that QEMU reads: it ends by an assertion
 		case "noformat":
 			ok = strings.Contains(m.Problem, "outside") || strings.Contains(m.Problem, "what format")
 		}
 		if !ok {
 			t.Errorf("machine %s: problem %q", m.ID, m.Problem)
 		}
-		if _, err := s.Snapshot(t.Context(), m.ID, SnapshotOptions{}); !errors.Is(err, ErrUnusable) {
+		if _, err := s.Snapshot(t.Context(), m.ID, SnapshotOptions{}); !errors.Is(err, ErrUnusable) && !errors.Is(err, ErrCorrupt) {
 			t.Errorf("snapshot of %s: %v", m.ID, err)
 		}
 	}
