@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -67,12 +68,16 @@ func Open(dir string, o Options) (*Catalog, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if err := o.FS.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open catalog: %w", err)
+	}
 	// Asked for first, because Pebble's own answer cannot be told from others.
 	lock, err := pebble.LockDirectory(dir, o.FS)
-	if err != nil {
-		if _, statErr := o.FS.Stat(dir); statErr != nil {
-			return nil, fmt.Errorf("open catalog: %w", statErr)
-		}
+	var pathErr *fs.PathError
+	switch {
+	case errors.As(err, &pathErr):
+		return nil, fmt.Errorf("lock catalog: %w", err)
+	case err != nil:
 		return nil, fmt.Errorf("%w: %s", ErrLocked, dir)
 	}
 	cache := pebble.NewCache(o.Cache)
