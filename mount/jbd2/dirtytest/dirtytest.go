@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"cairn/mount/filesys/fstest"
 )
 
@@ -55,8 +57,96 @@ var Configs = []Config{
 	{Name: "inline data, bigalloc", SizeMiB: 64, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "inline_data,bigalloc,ea_inode", "-C", "4096", "-I", "256", "-J", "size=4"}, Steps: 700},
 }
 
-// Make returns the path of a dirty image.
+// Make returns the path of a dirty image. The guest is still when it is copied:
+// what the log holds, and no more, is known to have been synced.
 func Make(t testing.TB, c Config, rng *rand.Rand) string {
+	t.Helper()
+	image := c.image(t, rng)
+	// Only what asks for a commit gets one, so that the copy is of one moment.
+	dir, unmount := fstest.Mount(t, image, c.Type, false, c.options("commit=3000"))
+	w := &workload{dir: dir, rng: rng}
+	defer unmount()
+	defer w.close()
+	if err := w.run(c.Steps); err != nil {
+		t.Fatal(err)
+	}
+	if c.FastCommit {
+		if err := w.fastCommits(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fstest.Copy(t, image)
+}
+
+// Live returns the paths of some images of a guest that goes on working: each is
+// what the disk held at one moment, transactions half written and truncations
+// half done, as after a power cut.
+func Live(t testing.TB, c Config, copies int, rng *rand.Rand) (images []string) {
+	t.Helper()
+	// The image is a file on a file system of its own, and that one is frozen
+	// while the image is copied.
+	host := filepath.Join(t.TempDir(), "host.img")
+	if err := os.WriteFile(host, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(host, int64(c.SizeMiB+16)<<20); err != nil {
+		t.Fatal(err)
+	}
+	fstest.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", host)
+	hostDir, unmountHost := fstest.Mount(t, host, "ext4", false, "")
+	defer unmountHost()
+	image := filepath.Join(hostDir, "guest.img")
+	fstest.Run(t, "cp", c.image(t, rng), image)
+	dir, unmount := fstest.Mount(t, image, c.Type, false, c.options("commit=1"))
+	defer unmount()
+
+	hostFile, err := os.Open(hostDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hostFile.Close()
+	due := make(chan bool)
+	done := make(chan error)
+	w := &workload{dir: dir, rng: rng, each: func(step int) {
+		if step%(c.Steps/copies) == c.Steps/copies/2 {
+			due <- true
+		}
+	}}
+	go func() {
+		err := w.run(c.Steps)
+		w.close()
+		done <- err
+	}()
+	for {
+		select {
+		case <-due:
+			images = append(images, frozenCopy(t, hostFile, image))
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			return images
+		}
+	}
+}
+
+// frozenCopy copies image while the file system that it is on does not change.
+func frozenCopy(t testing.TB, host *os.File, image string) string {
+	t.Helper()
+	const freeze, thaw = 0xC0045877, 0xC0045878 // FIFREEZE and FITHAW
+	if err := unix.IoctlSetInt(int(host.Fd()), freeze, 0); err != nil {
+		t.Fatalf("freeze: %v", err)
+	}
+	defer func() {
+		if err := unix.IoctlSetInt(int(host.Fd()), thaw, 0); err != nil {
+			t.Errorf("thaw: %v", err)
+		}
+	}()
+	return fstest.Copy(t, image)
+}
+
+// image makes the guest's disk.
+func (c Config) image(t testing.TB, rng *rand.Rand) string {
 	t.Helper()
 	// What was on the disk before must never show through.
 	image := fstest.Image(t, int64(c.SizeMiB)<<20, rng.Uint64())
@@ -65,21 +155,11 @@ func Make(t testing.TB, c Config, rng *rand.Rand) string {
 	if c.Sequence != 0 {
 		setSequence(t, image, c.Sequence)
 	}
+	return image
+}
 
-	// Only what asks for a commit gets one, so that the copy is of one moment.
-	options := "commit=3000"
-	if c.Mount != "" {
-		options += "," + c.Mount
-	}
-	dir, unmount := fstest.Mount(t, image, c.Type, false, options)
-	w := &workload{t: t, dir: dir, rng: rng}
-	defer unmount()
-	defer w.close()
-	w.run(c.Steps)
-	if c.FastCommit {
-		w.fastCommits()
-	}
-	return fstest.Copy(t, image)
+func (c Config) options(more string) string {
+	return strings.TrimPrefix(c.Mount+","+more, ",")
 }
 
 // Journal returns the path of a file with the content of image's journal.

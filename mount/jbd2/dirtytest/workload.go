@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,20 +16,27 @@ import (
 // workload changes a mounted file system at random, as many small programs
 // would, and keeps some files open.
 type workload struct {
-	t     testing.TB
 	dir   string
 	rng   *rand.Rand
 	dirs  []string
 	files []string // everything that is not a directory
 	open  []*os.File
 	next  int
+	each  func(step int) // called before each step of run, may be nil
 }
+
+// failure is what ends a workload.
+type failure struct{ error }
 
 // run does a number of random changes, then commits, changes some more without
 // committing, and leaves files open without a name.
-func (w *workload) run(steps int) {
+func (w *workload) run(steps int) (err error) {
+	defer caught(&err)
 	w.dirs = []string{w.dir}
-	for range steps {
+	for i := range steps {
+		if w.each != nil {
+			w.each(i)
+		}
 		w.step()
 		if w.rng.IntN(20) == 0 {
 			w.commit()
@@ -52,6 +58,7 @@ func (w *workload) run(steps int) {
 	for range 30 {
 		w.step()
 	}
+	return nil
 }
 
 func (w *workload) close() {
@@ -61,11 +68,21 @@ func (w *workload) close() {
 	w.open = nil
 }
 
-// check fails the test, but for a full file system.
+// check ends the workload on an error other than that of a full file system.
 func (w *workload) check(err error) {
 	if err != nil && !errors.Is(err, unix.ENOSPC) {
-		w.t.Helper()
-		w.t.Fatal(err)
+		panic(failure{err})
+	}
+}
+
+// caught turns what check threw into an error.
+func caught(err *error) {
+	switch v := recover().(type) {
+	case nil:
+	case failure:
+		*err = v
+	default:
+		panic(v)
 	}
 }
 
@@ -107,7 +124,7 @@ func (w *workload) take() string {
 func (w *workload) create(path string) *os.File {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600|os.FileMode(w.rng.IntN(0o200)))
 	if err != nil {
-		w.t.Fatal(err)
+		panic(failure{err})
 	}
 	return f
 }
@@ -219,9 +236,11 @@ func (w *workload) onFile(fn func(path string)) {
 
 func (w *workload) onRegular(fn func(path string)) {
 	w.onFile(func(path string) {
-		if info, err := os.Lstat(path); err != nil {
-			w.t.Fatal(err)
-		} else if info.Mode().IsRegular() {
+		info, err := os.Lstat(path)
+		if err != nil {
+			panic(failure{err})
+		}
+		if info.Mode().IsRegular() {
 			fn(path)
 		}
 	})
@@ -243,7 +262,8 @@ func (w *workload) removeDir(path string) {
 }
 
 // fastCommits makes changes that the kernel can commit without a transaction.
-func (w *workload) fastCommits() {
+func (w *workload) fastCommits() (err error) {
+	defer caught(&err)
 	w.commit()
 	for range 5 {
 		f := w.create(w.name())
@@ -251,4 +271,5 @@ func (w *workload) fastCommits() {
 		w.check(f.Sync())
 		w.check(f.Close())
 	}
+	return nil
 }
