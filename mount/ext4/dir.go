@@ -24,6 +24,11 @@ func (f *FS) dir(ino uint64) (*inode, error) {
 	if in.flags&flagIndex != 0 && !f.sb.hasDirIndex() && f.sb.metadataCsum() {
 		return nil, corrupt("directory %d has an index, the volume none", ino)
 	}
+	// No directory is larger than its volume. One that claims to be maps blocks
+	// again and again, and walking it might never end.
+	if uint64(in.size) > f.sb.blocks<<f.sb.blockBits {
+		return nil, corrupt("directory %d of %d bytes", ino, in.size)
+	}
 	return in, nil
 }
 

@@ -3,7 +3,7 @@ package ext4
 import "cairn/mount/filesys"
 
 // maxIdleBlocks bounds how many blocks of a directory are read without finding
-// an entry: 4 GiB to 256 GiB, far beyond what deleting leaves behind.
+// an entry: 4 to 256 GiB, far beyond what deleting leaves behind.
 const maxIdleBlocks = 1 << 22
 
 // dirent is one used entry of a directory. Its name refers to cached metadata.

@@ -50,8 +50,8 @@ type comparer struct {
 	rand   *rand.Rand
 	linked map[uint64]bool // contents compared already
 	// got and want are buffers for contents.
-	got, want []byte
-	errs   int
+	got, want, stale []byte
+	errs             int
 }
 
 // Compare fails t wherever what fs tells differs from what the kernel tells
@@ -60,7 +60,8 @@ func Compare(t testing.TB, fs filesys.FS, dir string, ignore Ignore) {
 	t.Helper()
 	seed := rand.Uint64()
 	c := &comparer{t: t, fs: fs, dir: dir, ignore: ignore, linked: map[uint64]bool{},
-		rand: rand.New(rand.NewPCG(seed, 0)), got: make([]byte, 1<<20), want: make([]byte, 1<<20)}
+		rand: rand.New(rand.NewPCG(seed, 0)),
+		got:  make([]byte, 1<<20), want: make([]byte, 1<<20), stale: bytes.Repeat([]byte{0xA5}, 1<<20)}
 	c.inode("", fs.Root())
 	c.directory("", fs.Root(), fs.Root())
 	if c.errs > 0 {
@@ -333,9 +334,7 @@ func (c *comparer) bytes(path string, f filesys.File, k *os.File, off, end int64
 	got, want := c.got, c.want
 	for off < end {
 		n := min(int64(len(got)), end-off)
-		for i := range got[:n] {
-			got[i] = 0xA5 // nothing may be left of it
-		}
+		copy(got[:n], c.stale) // nothing may be left of it
 		if m, err := f.ReadAt(got[:n], off); int64(m) != n || err != nil && err != io.EOF {
 			c.errorf(path, "read %d bytes at %d: %d, %v", n, off, m, err)
 			return
