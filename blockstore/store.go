@@ -282,7 +282,7 @@ func (s *Store) openDBs(create bool) error {
 	}
 	io := s.pebbleOptions(create)
 	io.Cache, io.FileCache = s.res.index, s.res.indexFiles
-	io.MemTableSize = 4 << 20
+	io.MemTableSize = 2 << 20
 	io.MemTableStopWritesThreshold = 4
 	for i := range io.Levels {
 		io.Levels[i].BlockSize = 4 << 10
