@@ -99,7 +99,7 @@ func (l *lister) list(ctx context.Context, t *tree.Tree, p string, recursive boo
 		if err := l.entry(ctx, at, name, n, attr); err != nil {
 			return err
 		}
-		if !recursive {
+		if !recursive && attr.Mode&filesys.TypeMask == filesys.TypeDir {
 			return tree.ErrSkipDir
 		}
 		return nil

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"cairn/bench/sandbox"
 )
 
 // demo is the whole way on one small image. Server, agent and every command
@@ -24,33 +25,21 @@ type demo struct {
 	megabytes int64
 	keep      bool
 
-	exe    string // this program
-	dir    string // everything is in here
-	server string // address
-	procs  []*process
-	steps  int
+	box   *sandbox.Sandbox
+	steps int
 }
 
 func (d *demo) run(ctx context.Context) (err error) {
-	if d.exe, err = os.Executable(); err != nil {
-		return fmt.Errorf("find this program: %w", err)
-	}
-	if d.dir, err = os.MkdirTemp("", "cairn-demo-"); err != nil {
+	if d.box, err = sandbox.New(""); err != nil {
 		return err
 	}
-	d.server = "unix:" + filepath.Join(d.dir, "cairnd.sock")
 	start := time.Now()
-	defer func() {
-		if cerr := d.cleanUp(); err == nil {
-			err = cerr
-		}
-		if err == nil {
-			fmt.Fprintf(d.out, "\nDone in %s: the deleted file came back, byte for byte.\n", time.Since(start).Round(100*time.Millisecond))
-		}
-	}()
 	err = d.story(ctx)
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
+	}
+	if err = errors.Join(err, d.cleanUp()); err == nil {
+		fmt.Fprintf(d.out, "\nDone in %s: the deleted file came back, byte for byte.\n", time.Since(start).Round(100*time.Millisecond))
 	}
 	return err
 }
@@ -60,7 +49,7 @@ func (d *demo) story(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.startAll(ctx, filepath.Dir(img.path)); err != nil {
+	if err := d.startAll(ctx); err != nil {
 		return err
 	}
 
@@ -70,7 +59,7 @@ func (d *demo) story(ctx context.Context) error {
 		{"policy", "create", "nightly", "--vault", "demo"},
 		{"protect", "web1", "--vault", "demo", "--policy", "nightly"},
 	} {
-		if _, err := d.cairn(ctx, args...); err != nil {
+		if err := d.cairn(ctx, args...); err != nil {
 			return err
 		}
 	}
@@ -93,7 +82,7 @@ func (d *demo) story(ctx context.Context) error {
 	}
 	fmt.Fprintf(d.out, "  The first backup sent %s for %s of data; the second %s, which is %.2f%% of that.\n",
 		size(first.sent), size(first.data), size(second.sent), 100*float64(second.sent)/float64(max(1, first.sent)))
-	if _, err := d.cairn(ctx, "point", "list", "web1"); err != nil {
+	if err := d.cairn(ctx, "point", "list", "web1"); err != nil {
 		return err
 	}
 
@@ -106,7 +95,7 @@ func (d *demo) story(ctx context.Context) error {
 		return fmt.Errorf("%s came back with other bytes than it had", img.victim)
 	}
 	fmt.Fprintf(d.out, "  %s is back: %s, identical to what was deleted.\n", img.victim, size(int64(len(got))))
-	if _, err := d.cairnQuiet(ctx, "ls", "web1@"+second.point+":"+img.inTree); err == nil {
+	if _, err := d.box.Cairn(ctx, "ls", "web1@"+second.point+":"+img.inTree); err == nil {
 		return fmt.Errorf("%s is still in the second point", img.victim)
 	}
 	fmt.Fprintf(d.out, "  The second point does not have it, as it should be.\n")
@@ -125,10 +114,10 @@ type backup struct {
 }
 
 func (d *demo) backUp(ctx context.Context) (backup, error) {
-	if _, err := d.cairn(ctx, "backup", "web1", "--wait"); err != nil {
+	if err := d.cairn(ctx, "backup", "web1", "--wait"); err != nil {
 		return backup{}, err
 	}
-	out, err := d.cairnQuiet(ctx, "job", "list", "--item", "web1", "-o", "json")
+	out, err := d.box.Cairn(ctx, "job", "list", "--item", "web1", "-o", "json")
 	if err != nil {
 		return backup{}, err
 	}
@@ -154,23 +143,22 @@ func (d *demo) backUp(ctx context.Context) (backup, error) {
 // bringBack reads the deleted file through a mount, or without FUSE if the
 // machine does not let us mount.
 func (d *demo) bringBack(ctx context.Context, img *demoImage, point string) ([]byte, error) {
-	mnt := filepath.Join(d.dir, "mnt")
+	mnt := d.mnt()
 	if err := os.Mkdir(mnt, 0o700); err != nil {
 		return nil, err
 	}
-	dest := filepath.Join(d.dir, "restored")
-	_, err := d.cairn(ctx, "mount", "web1@"+point, mnt, "--background")
+	dest := filepath.Join(d.box.Dir, "restored")
+	err := d.cairn(ctx, "mount", "web1@"+point, mnt, "--background")
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, err
 		}
 		fmt.Fprintf(d.out, "  This machine does not let us mount through FUSE; cairn cp needs none.\n")
-		if _, err := d.cairn(ctx, "cp", "web1@"+point+":"+img.inTree, dest); err != nil {
+		if err := d.cairn(ctx, "cp", "web1@"+point+":"+img.inTree, dest); err != nil {
 			return nil, err
 		}
 		return os.ReadFile(dest)
 	}
-	defer d.unmount(mnt)
 	fmt.Fprintf(d.out, "  $ cp %s %s\n", filepath.Join(mnt, img.inTree), dest)
 	start := time.Now()
 	b, err := os.ReadFile(filepath.Join(mnt, img.inTree))
@@ -181,19 +169,61 @@ func (d *demo) bringBack(ctx context.Context, img *demoImage, point string) ([]b
 		return nil, err
 	}
 	d.took(start)
-	return b, nil
-}
-
-func (d *demo) unmount(mnt string) {
 	fmt.Fprintf(d.out, "  $ umount %s\n", mnt)
-	if unmountDir(mnt) != nil {
-		return
-	}
+	return b, unmountDir(mnt)
 }
 
-// unmountDir unmounts if dir is a mount point, and is nil also if it is none.
+// cairn runs a command as a person would, and shows it and what it printed.
+func (d *demo) cairn(ctx context.Context, args ...string) error {
+	fmt.Fprintf(d.out, "  $ cairn %s\n", strings.Join(args, " "))
+	start := time.Now()
+	out, err := d.box.Cairn(ctx, args...)
+	for line := range strings.Lines(string(out)) {
+		fmt.Fprintf(d.out, "    %s", line)
+	}
+	d.took(start)
+	return err
+}
+
+func (d *demo) took(start time.Time) {
+	fmt.Fprintf(d.out, "    (%s)\n", time.Since(start).Round(time.Millisecond))
+}
+
+func (d *demo) startAll(ctx context.Context) error {
+	d.step("Start a private server and an agent")
+	fmt.Fprintf(d.out, "  $ cairnd --data %s --socket %s &\n", d.box.Data, strings.TrimPrefix(d.box.Server, "unix:"))
+	if err := d.box.StartServer(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintf(d.out, "  $ export CAIRN_SERVER=%s\n  $ cairn agent --host demo --images %s &\n", d.box.Server, d.box.Images)
+	if err := d.box.StartAgent(ctx, "demo"); err != nil {
+		return err
+	}
+	return d.cairn(ctx, "machine", "list")
+}
+
+// mnt is where the first point is mounted.
+func (d *demo) mnt() string { return filepath.Join(d.box.Dir, "mnt") }
+
+// cleanUp ends everything in order. It never removes through a mount.
+func (d *demo) cleanUp() error {
+	if err := unmountDir(d.mnt()); err != nil {
+		return errors.Join(err, d.box.Stop())
+	}
+	if d.keep {
+		fmt.Fprintf(d.out, "\nEverything is left in %s\n", d.box.Dir)
+		return d.box.Stop()
+	}
+	return d.box.Close()
+}
+
+// unmountDir unmounts dir, and does nothing if it is not a mount point.
 func unmountDir(dir string) error {
-	if err := syscall.Unmount(dir, 0); err == nil || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT) {
+	err := syscall.Unmount(dir, 0)
+	if err == nil || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	if !isMounted(dir) { // an ordinary user's unmount fails either way
 		return nil
 	}
 	out, err := exec.Command("fusermount3", "-u", "-z", dir).CombinedOutput()
@@ -203,136 +233,8 @@ func unmountDir(dir string) error {
 	return nil
 }
 
-// --- commands and processes ----------------------------------------------------
-
-// cairn runs a command as a person would, and shows it and what it printed.
-func (d *demo) cairn(ctx context.Context, args ...string) ([]byte, error) {
-	fmt.Fprintf(d.out, "  $ cairn %s\n", strings.Join(args, " "))
-	start := time.Now()
-	out, err := d.cairnQuiet(ctx, args...)
-	for line := range strings.Lines(string(out)) {
-		fmt.Fprintf(d.out, "    %s", line)
-	}
-	d.took(start)
-	return out, err
-}
-
-func (d *demo) took(start time.Time) {
-	fmt.Fprintf(d.out, "    (%s)\n", time.Since(start).Round(time.Millisecond))
-}
-
-func (d *demo) cairnQuiet(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, d.exe, args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 10 * time.Second
-	cmd.Env = append(os.Environ(), "CAIRN_SERVER="+d.server)
-	// A group of its own: Ctrl-C is for the demo, which ends things in order.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return stdout.Bytes(), fmt.Errorf("cairn %s: %w: %s", args[0], err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return stdout.Bytes(), nil
-}
-
-// process is a server or an agent.
-type process struct {
-	name string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	err  error
-	log  string
-}
-
-// start runs a long-lived process and waits for the line that says it is ready.
-func (d *demo) start(ctx context.Context, name, shown, ready string, args ...string) error {
-	fmt.Fprintf(d.out, "  $ %s &\n", shown)
-	p := &process{name: name, done: make(chan struct{}), log: filepath.Join(d.dir, name+".log")}
-	logFile, err := os.Create(p.log)
-	if err != nil {
-		return err
-	}
-	defer logFile.Close()
-	p.cmd = exec.Command(d.exe, args...)
-	p.cmd.Stderr = logFile
-	p.cmd.Env = append(os.Environ(), "CAIRN_SERVER="+d.server)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	stdout, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := p.cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", name, err)
-	}
-	d.procs = append(d.procs, p)
-	readyc := make(chan struct{})
-	go func() {
-		s := bufio.NewScanner(stdout)
-		for told := false; s.Scan(); {
-			if !told && strings.Contains(s.Text(), ready) {
-				told = true
-				close(readyc)
-			}
-		}
-		p.err = p.cmd.Wait()
-		close(p.done)
-	}()
-	select {
-	case <-readyc:
-		return nil
-	case <-p.done:
-		log, _ := os.ReadFile(p.log)
-		return fmt.Errorf("%s ended: %w: %s", name, p.err, bytes.TrimSpace(log))
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(30 * time.Second):
-		return fmt.Errorf("%s did not become ready in 30 s; see %s", name, p.log)
-	}
-}
-
-func (d *demo) startAll(ctx context.Context, images string) error {
-	d.step("Start a private server and an agent")
-	data := filepath.Join(d.dir, "data")
-	socket := strings.TrimPrefix(d.server, "unix:")
-	err := d.start(ctx, "cairnd", fmt.Sprintf("cairnd --data %s --socket %s", data, socket), "serving on",
-		"demo-server", "--data", data, "--socket", socket)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(d.out, "  $ export CAIRN_SERVER=%s\n", d.server)
-	err = d.start(ctx, "agent", fmt.Sprintf("cairn agent --host demo --images %s", images), "is connected",
-		"agent", "--host", "demo", "--images", images)
-	if err != nil {
-		return err
-	}
-	_, err = d.cairn(ctx, "machine", "list")
-	return err
-}
-
-// cleanUp ends everything in order, and says what it could not remove.
-func (d *demo) cleanUp() error {
-	var errs []error
-	if err := unmountDir(filepath.Join(d.dir, "mnt")); err != nil {
-		errs = append(errs, err)
-	}
-	for i := len(d.procs) - 1; i >= 0; i-- { // the agent before the server
-		p := d.procs[i]
-		_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails only if it has ended
-		select {
-		case <-p.done:
-		case <-time.After(15 * time.Second):
-			_ = p.cmd.Process.Kill()
-			<-p.done
-			errs = append(errs, fmt.Errorf("%s did not stop and was killed", p.name))
-		}
-	}
-	if d.keep {
-		fmt.Fprintf(d.out, "\nEverything is left in %s\n", d.dir)
-		return errors.Join(errs...)
-	}
-	if len(errs) == 0 { // never remove through a mount that is still there
-		errs = append(errs, os.RemoveAll(d.dir))
-	}
-	return errors.Join(errs...)
+// isMounted looks for dir in this process's table of mounts.
+func isMounted(dir string) bool {
+	b, err := os.ReadFile("/proc/self/mounts")
+	return err == nil && strings.Contains(string(b), " "+dir+" ")
 }

@@ -35,11 +35,7 @@ const (
 // makeImage makes the machine web1: from the user's image, or from files of
 // this machine.
 func (d *demo) makeImage(ctx context.Context) (*demoImage, error) {
-	dir := filepath.Join(d.dir, "images")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(dir, "web1.raw")
+	path := filepath.Join(d.box.Images, "web1.raw")
 	if err := needTools("e2fsprogs", "debugfs", "mkfs.ext4"); err != nil {
 		return nil, err
 	}
@@ -94,7 +90,7 @@ func (d *demo) copyImage(ctx context.Context, to string) error {
 // with files of this machine.
 func (d *demo) buildImage(ctx context.Context, path string) error {
 	const partStart = 1 << 20
-	stage := filepath.Join(d.dir, "stage")
+	stage := filepath.Join(d.box.Dir, "stage")
 	want := d.megabytes * 1_000_000
 	got, files, err := gather(ctx, stage, want)
 	if err != nil {
