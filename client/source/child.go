@@ -33,7 +33,9 @@ func start(ctx context.Context, stdout io.Writer, name string, args ...string) (
 	c := &child{cmd: exec.CommandContext(ctx, name, args...), done: make(chan struct{})}
 	c.cmd.Env = append(c.cmd.Environ(), "LC_ALL=C")
 	c.cmd.Stdout, c.cmd.Stderr = stdout, &c.stderr
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// A process group of its own: an interrupt from the terminal is for this
+	// process, which ends its children in good order.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	c.cmd.WaitDelay = time.Second
 	started := make(chan error, 1)
 	go func() {

@@ -40,9 +40,10 @@
 // Formats other than raw can refer to more files: backing files, external data
 // files, extents. Those must lie in the images directory too, symbolic links
 // resolved, whatever the header says; and QEMU is given the whole graph of
-// files with their formats, so that it has nothing left to look up. Images are
-// not locked against each other's writers: the directory is trusted to be
-// written by the host's administrators only.
+// files with their formats, so that it has nothing left to look up. What is
+// not trusted is the contents of images. The names in the directory are: an
+// image may be a symbolic link to a file anywhere, and who can rename files
+// there while a snapshot is taken can choose what is read.
 //
 // Raw files are read directly. Everything else is opened by a qemu-nbd, one
 // for each disk, read-only, which lives as long as the snapshot and never

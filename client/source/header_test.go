@@ -174,8 +174,11 @@ func TestCircle(t *testing.T) {
 
 func TestEncrypted(t *testing.T) {
 	dir := t.TempDir()
-	qemuImg(t, "create", "-q", "-f", "qcow2", "--object", "secret,id=k,data=abc",
-		"-o", "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10", filepath.Join(dir, "a.qcow2"), "1M")
+	path := filepath.Join(dir, "a.qcow2")
+	qemuImg(t, "create", "-q", "-f", "qcow2", path, "1M")
+	b := readFile(t, path)
+	b[35] = 1 // crypt_method: AES, for which there is no further header
+	put(t, path, string(b))
 	_, err := images(t, dir).Snapshot(t.Context(), "a", SnapshotOptions{})
 	if !errors.Is(err, ErrUnusable) || !strings.Contains(err.Error(), "encrypted") {
 		t.Errorf("error %v", err)
