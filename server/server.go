@@ -136,6 +136,10 @@ func (s *Server) Drain(ctx context.Context) {
 	wg.Wait()
 }
 
+// EndStreams ends streams that would never end by themselves: agents' claims and
+// watches. They answer INTERRUPTED, which tells clients to come back.
+func (s *Server) EndStreams() { s.jobs.Stop() }
+
 // Close ends all work and closes all databases. Serving must have ended, or end
 // with this: streams end with INTERRUPTED.
 func (s *Server) Close() error {

@@ -127,10 +127,11 @@ type Manager struct {
 	cat *catalog.Catalog
 	log *slog.Logger
 
-	kick chan struct{}  // wakes loop
-	stop chan struct{}  // closed by Stop
-	runs sync.WaitGroup // claims, watches, and what Start began
-	done chan struct{}  // closed when loop has ended
+	kick     chan struct{} // wakes loop
+	stop     chan struct{} // closed by Stop
+	stopOnce sync.Once
+	runs     sync.WaitGroup // claims, watches, and what Start began
+	done     chan struct{}  // closed when loop has ended
 
 	mu       sync.Mutex
 	stopping bool                // nothing is dispatched any more
@@ -252,8 +253,10 @@ func (m *Manager) Drain(ctx context.Context) {
 }
 
 // Stop ends all claims, watches and runs and writes what is not written. The
-// catalog may be closed afterwards.
-func (m *Manager) Stop() {
+// catalog may be closed afterwards. A second call does nothing.
+func (m *Manager) Stop() { m.stopOnce.Do(m.doStop) }
+
+func (m *Manager) doStop() {
 	m.mu.Lock()
 	m.stopping, m.stopped = true, true
 	for _, e := range m.active {
