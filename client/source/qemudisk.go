@@ -129,7 +129,7 @@ func (q *qemuDisk) check() error {
 	for _, w := range q.witnesses {
 		errs = append(errs, w.check())
 	}
-	return errors.Join(errs...)
+	return worst(errs)
 }
 
 // Close implements SnapshotDisk.

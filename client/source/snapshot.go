@@ -97,6 +97,21 @@ func (snap *imageSnapshot) Check(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("disk %s: %w", d.Info().Target, err))
 		}
 	}
+	return worst(errs)
+}
+
+// worst joins errors of checks. If anything was truncated, that is all that is
+// told: a caller that goes on in spite of ErrChanged must not do so then.
+func worst(errs []error) error {
+	var truncated []error
+	for _, err := range errs {
+		if errors.Is(err, ErrTruncated) {
+			truncated = append(truncated, err)
+		}
+	}
+	if truncated != nil {
+		errs = truncated
+	}
 	return errors.Join(errs...)
 }
 

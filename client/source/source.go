@@ -140,10 +140,11 @@ type Snapshot interface {
 	Disks() []SnapshotDisk
 
 	// Check tells whether the disks are still what they were when the
-	// snapshot was taken: nil, or an error that wraps ErrChanged (an image
-	// file was written to meanwhile) or ErrTruncated, naming every disk
-	// concerned. Call it after everything was read. A source whose snapshots
-	// cannot change always returns nil.
+	// snapshot was taken: nil, or an error that names every disk concerned and
+	// wraps either ErrChanged (an image file was written to meanwhile: what was
+	// read may mix moments) or ErrTruncated (what was read may be zeros that
+	// were never on the disk: it is worth nothing). Call it after everything
+	// was read. A source whose snapshots cannot change always returns nil.
 	Check(ctx context.Context) error
 
 	// Keep makes Info().Checkpoint valid as SnapshotOptions.Since later. Call
