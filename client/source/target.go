@@ -24,7 +24,8 @@ import (
 type DiskWriter interface {
 	io.WriterAt
 	// Commit makes the disk durable and gives it its final name. It refuses
-	// with ErrTargetExists when that name has been taken meanwhile.
+	// with ErrTargetExists when that name has been taken meanwhile, and when
+	// any write has failed.
 	Commit(ctx context.Context) error
 	// Abort removes everything. It is idempotent.
 	Abort() error
@@ -36,7 +37,8 @@ type part struct {
 	size        int64 // of the disk
 
 	mu   sync.Mutex
-	over bool // committed or aborted
+	over bool  // committed or aborted
+	bad  error // of the first write that failed
 }
 
 // newPart makes the hidden file, mode 0600, after having looked whether there
@@ -73,12 +75,33 @@ func (p *part) inside(n int, off int64) error {
 	return nil
 }
 
-// failed wraps an error of a write.
+// failed wraps an error of a write and remembers it: a disk with a piece
+// missing is never committed.
 func (p *part) failed(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("write %s: %w: %w", p.final, ErrNoSpace, err)
+		err = fmt.Errorf("write %s: %w: %w", p.final, ErrNoSpace, err)
+	} else {
+		err = fmt.Errorf("write %s: %w", p.final, err)
 	}
-	return fmt.Errorf("write %s: %w", p.final, err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bad == nil {
+		p.bad = err
+	}
+	return err
+}
+
+// committable returns nil if nothing speaks against a Commit.
+func (p *part) committable(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bad == nil && p.over {
+		return fmt.Errorf("commit %s: it has been committed or aborted already", p.final)
+	}
+	return p.bad
 }
 
 // end marks the part as over and tells whether it was not before.

@@ -63,6 +63,9 @@ func (w *qcow2Writer) WriteAt(b []byte, off int64) (int, error) {
 
 // Commit implements DiskWriter.
 func (w *qcow2Writer) Commit(ctx context.Context) error {
+	if err := w.committable(ctx); err != nil {
+		return err
+	}
 	if err := w.export.Flush(ctx); err != nil {
 		return w.failed(err)
 	}

@@ -37,7 +37,7 @@ func (w *rawWriter) WriteAt(b []byte, off int64) (int, error) {
 		return 0, err
 	}
 	if err := context.Cause(w.ctx); err != nil {
-		return 0, err
+		return 0, w.failed(err)
 	}
 	n, err := w.f.WriteAt(b, off)
 	if err != nil {
@@ -48,7 +48,7 @@ func (w *rawWriter) WriteAt(b []byte, off int64) (int, error) {
 
 // Commit implements DiskWriter.
 func (w *rawWriter) Commit(ctx context.Context) error {
-	if err := context.Cause(ctx); err != nil {
+	if err := w.committable(ctx); err != nil {
 		return err
 	}
 	if err := w.publish(w.f); err != nil {

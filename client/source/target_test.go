@@ -84,6 +84,9 @@ func TestTarget(t *testing.T) {
 		if err := w.Abort(); err != nil {
 			t.Errorf("abort after commit: %v", err)
 		}
+		if err := w.Commit(t.Context()); err == nil {
+			t.Error("a second commit was accepted")
+		}
 		format := filepath.Base(t.Name())
 		if format == "qcow2" {
 			qemuImg(t, "check", "-q", "-f", "qcow2", path)
@@ -185,8 +188,11 @@ func TestTargetAbandoned(t *testing.T) {
 			if _, err := w.WriteAt([]byte{1}, 0); !errors.Is(err, context.Canceled) {
 				t.Errorf("write: %v", err)
 			}
-			if err := w.Commit(ctx); !errors.Is(err, context.Canceled) {
-				t.Errorf("commit: %v", err)
+			// Also a commit with a context of its own: a piece is missing.
+			for _, ctx := range []context.Context{ctx, t.Context()} {
+				if err := w.Commit(ctx); !errors.Is(err, context.Canceled) {
+					t.Errorf("commit: %v", err)
+				}
 			}
 			if err := errors.Join(w.Abort(), w.Abort()); err != nil {
 				t.Errorf("abort: %v", err)
