@@ -88,7 +88,16 @@ func (fs guardFS) create(name string, open func() (vfs.File, error)) (vfs.File, 
 }
 
 func (fs guardFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return fs.create(name, func() (vfs.File, error) { return fs.FS.Create(name, c) })
+	f, err := fs.create(name, func() (vfs.File, error) { return fs.FS.Create(name, c) })
+	if err == nil && strings.HasPrefix(fs.PathBase(name), "MANIFEST-") {
+		// Pebble syncs the directory only after it made the marker file that
+		// names the new MANIFEST. A file system that keeps one entry and loses
+		// the other would leave a marker to nowhere.
+		if err = syncDir(fs, fs.PathDir(name)); err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	return f, err
 }
 
 func (fs guardFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {

@@ -1,7 +1,9 @@
 package blockstore
 
 import (
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/objstorage"
@@ -116,29 +118,28 @@ func (t *table) discard() {
 // as they come, so that little is left for the sync at the end.
 type tableFile struct {
 	f   vfs.File
-	buf []byte
+	buf *[]byte // of tableBuffers
+	n   int     // bytes in buf
 }
 
 var _ objstorage.Writable = (*tableFile)(nil)
 
-const (
-	tableBuffer    = 1 << 20
-	tableWriteback = 8 << 20
-)
+const tableWriteback = 8 << 20
+
+var tableBuffers = sync.Pool{New: func() any { b := make([]byte, 1<<20); return &b }}
 
 func newTableFile(f vfs.File) *tableFile {
 	return &tableFile{
 		f:   vfs.NewSyncingFile(f, vfs.SyncingFileOptions{BytesPerSync: tableWriteback}),
-		buf: make([]byte, 0, tableBuffer),
+		buf: tableBuffers.Get().(*[]byte),
 	}
 }
 
 func (w *tableFile) Write(p []byte) error {
 	for len(p) > 0 {
-		n := min(len(p), cap(w.buf)-len(w.buf))
-		w.buf = append(w.buf, p[:n]...)
-		p = p[n:]
-		if len(w.buf) == cap(w.buf) {
+		n := copy((*w.buf)[w.n:], p)
+		p, w.n = p[n:], w.n+n
+		if w.n == len(*w.buf) {
 			if err := w.drain(); err != nil {
 				return err
 			}
@@ -148,8 +149,8 @@ func (w *tableFile) Write(p []byte) error {
 }
 
 func (w *tableFile) drain() error {
-	_, err := w.f.Write(w.buf)
-	w.buf = w.buf[:0]
+	_, err := w.f.Write((*w.buf)[:w.n])
+	w.n = 0
 	return err
 }
 
@@ -158,10 +159,13 @@ func (w *tableFile) Finish() error {
 	if err == nil {
 		err = w.f.Sync()
 	}
-	if e := w.f.Close(); err == nil {
-		err = e
-	}
-	return err
+	return errors.Join(err, w.close())
 }
 
-func (w *tableFile) Abort() { _ = w.f.Close() }
+func (w *tableFile) Abort() { _ = w.close() }
+
+func (w *tableFile) close() error {
+	tableBuffers.Put(w.buf)
+	w.buf = nil
+	return w.f.Close()
+}
