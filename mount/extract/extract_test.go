@@ -1,0 +1,571 @@
+package extract
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"cairn/mount/filesys"
+	"cairn/mount/mounttest"
+	"cairn/mount/tree"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var ctx = context.Background()
+
+// guest lays a file system out as volume vda of a point.
+func guest(fs filesys.FS) *tree.Tree {
+	b := make([]byte, 1<<20)
+	copy(b[1024+56:], "\x53\xef")
+	sparse := &mounttest.Disk{Bytes: b, Length: 1 << 40, Data: []mounttest.Span{{Start: 0, End: 1 << 16}}}
+	return tree.NewPoint(tree.Point{ID: "p", Time: mounttest.Epoch, Disks: []tree.Disk{{Name: "vda", Image: sparse}}},
+		tree.Options{OpenFS: func(io.ReaderAt, int64) (filesys.FS, error) { return fs, nil }})
+}
+
+// source finds a path of the guest.
+func source(t testing.TB, tr *tree.Tree, p string) Source {
+	t.Helper()
+	if !strings.HasPrefix(p, "/disks") && p != "/" {
+		p = "/volumes/vda" + p
+	}
+	f, err := tr.Resolve(ctx, p, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Source{Path: p, Node: f.Node}
+}
+
+// report collects what a copy reports.
+type report struct {
+	lines []string
+}
+
+func (r *report) add(path string, err error) {
+	r.lines = append(r.lines, fmt.Sprintf("%s: %v", path, err)) // never twice at a time
+}
+
+func (r *report) String() string { return strings.Join(r.lines, "\n") }
+
+func sample() *mounttest.FS {
+	fs := mounttest.NewFS()
+	fs.Dir("/d").Mode = filesys.TypeDir | 0o750
+	n := fs.File("/d/one", mounttest.Pattern(3<<20+17))
+	n.Mode = filesys.TypeRegular | 0o4755
+	n.UID, n.GID = 1234, 5678
+	n.Mtime = time.Date(2039, 5, 6, 7, 8, 9, 123, time.UTC)
+	n.Xattrs = map[string][]byte{"user.note": []byte("a\x00b")}
+	fs.Dir("/d/sub").Mode = filesys.TypeDir | 0o555
+	fs.Link("/d/sub/two", n)
+	fs.Symlink("/d/link", "../../../../etc/passwd")
+	sp := fs.File("/d/sub/sparse", "")
+	sp.Size = 16 << 20
+	sp.Data = []byte(strings.Repeat("\x00", 1<<20) + mounttest.Pattern(8192))
+	sp.Extents = []mounttest.Span{{Start: 1 << 20, End: 1<<20 + 8192}}
+	fs.File("/d/empty", "")
+	fs.Add("/d/fifo", filesys.TypeFIFO|0o640)
+	fs.Add("/d/dev", filesys.TypeChar|0o620).Rdev = unix.Mkdev(1, 3)
+	fs.Add("/d/sock", filesys.TypeSocket|0o755)
+	fs.File("/d/\xff raw\nname", "x")
+	return fs
+}
+
+func stat(t testing.TB, path string) unix.Stat_t {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return st
+}
+
+func TestCopyRecursive(t *testing.T) {
+	tr := guest(sample())
+	dest := t.TempDir()
+	var rep report
+	res, err := Copy(ctx, []Source{source(t, tr, "/d")}, dest, Options{Recursive: true, Report: rep.add})
+	if err != nil {
+		t.Fatal(err, &rep)
+	}
+	want := Progress{Files: 4, Dirs: 2, Symlinks: 1, HardLinks: 1, Skipped: 3, Bytes: 3<<20 + 17 + 8192 + 1, Done: 2*(3<<20+17) + 16<<20 + 1, Total: 2*(3<<20+17) + 16<<20 + 1}
+	if res != want {
+		t.Errorf("got  %+v\nwant %+v", res, want)
+	}
+	if len(rep.lines) != 1 || !strings.Contains(rep.lines[0], "special files are left out without -a") {
+		t.Errorf("reported %q", rep.lines)
+	}
+	one, two := stat(t, dest+"/d/one"), stat(t, dest+"/d/sub/two")
+	if one.Ino != two.Ino || one.Mode != unix.S_IFREG|0o755 || one.Uid != uint32(os.Getuid()) || one.Mtim.Nsec != 123 {
+		t.Errorf("one: %+v, two: %+v", one, two)
+	}
+	if b, _ := os.ReadFile(dest + "/d/one"); string(b) != mounttest.Pattern(3<<20+17) {
+		t.Error("content differs")
+	}
+	if to, _ := os.Readlink(dest + "/d/link"); to != "../../../../etc/passwd" {
+		t.Errorf("symlink to %q", to)
+	}
+	if st := stat(t, dest+"/d/sub/sparse"); st.Size != 16<<20 || st.Blocks > 64 {
+		t.Errorf("sparse: size %d, %d blocks", st.Size, st.Blocks)
+	}
+	for p, mode := range map[string]uint32{"/d": 0o750, "/d/sub": 0o555} {
+		st := stat(t, dest+p)
+		if st.Mode&0o7777 != mode || st.Mtim.Sec != mounttest.Epoch.Unix() || st.Mtim.Nsec != int64(mounttest.Epoch.Nanosecond()) {
+			t.Errorf("%s: mode %o, time %v", p, st.Mode, st.Mtim)
+		}
+	}
+	leftovers(t, dest)
+}
+
+// leftovers: no temporary name may stay behind.
+func leftovers(t testing.TB, dir string) {
+	t.Helper()
+	_ = filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
+		if err == nil && strings.HasPrefix(filepath.Base(p), ".cairn-") {
+			t.Errorf("left behind: %s", p)
+		}
+		return nil
+	})
+}
+
+// With -a, by root, the copy is what the kernel would have copied.
+func TestCopyArchive(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("this test makes devices: run it as root")
+	}
+	tr := guest(sample())
+	dest := t.TempDir()
+	var rep report
+	res, err := Copy(ctx, []Source{source(t, tr, "/d")}, dest, Options{Archive: true, Report: rep.add})
+	if err != nil || len(rep.lines) > 0 || res.Specials != 3 || res.Skipped != 0 || res.Unset != 0 {
+		t.Fatal(res, err, &rep)
+	}
+	if st := stat(t, dest+"/d/one"); st.Mode != unix.S_IFREG|0o4755 || st.Uid != 1234 || st.Gid != 5678 {
+		t.Errorf("one: %+v", st)
+	}
+	v := make([]byte, 10)
+	if n, err := unix.Getxattr(dest+"/d/one", "user.note", v); err != nil || string(v[:n]) != "a\x00b" {
+		t.Errorf("attribute %q, %v", v[:max(n, 0)], err)
+	}
+	if st := stat(t, dest+"/d/dev"); st.Mode != unix.S_IFCHR|0o620 || st.Rdev != unix.Mkdev(1, 3) || st.Mtim.Sec != mounttest.Epoch.Unix() {
+		t.Errorf("dev: %+v", st)
+	}
+	if st := stat(t, dest+"/d/fifo"); st.Mode != unix.S_IFIFO|0o640 {
+		t.Errorf("fifo: %+v", st)
+	}
+	if st := stat(t, dest+"/d/link"); st.Mtim.Sec != mounttest.Epoch.Unix() {
+		t.Errorf("symlink's time: %v", st.Mtim)
+	}
+}
+
+// An ordinary user gets what may be had, and is told once what may not.
+func TestCopyArchiveUnprivileged(t *testing.T) {
+	const env = "CAIRN_EXTRACT_TEST_DEST"
+	if dest := os.Getenv(env); dest != "" {
+		var rep report
+		fs := sample()
+		fs.Get("/d/one").Xattrs["security.capability"] = []byte("not for you")
+		res, err := Copy(ctx, []Source{source(t, guest(fs), "/d")}, dest, Options{Archive: true, Report: rep.add})
+		if err != nil || res.Failed != 0 || res.Files != 4 || res.Skipped != 1 || res.Specials != 2 {
+			t.Errorf("%+v, %v", res, err)
+		}
+		for _, want := range []string{"owners cannot be set", "devices can only be made by root", "extended attributes security.* cannot be set"} {
+			if strings.Count(rep.String(), want) != 1 {
+				t.Errorf("%q is not said once in\n%s", want, &rep)
+			}
+		}
+		if st := stat(t, dest+"/d/one"); st.Mode&0o7777 != 0o755 {
+			t.Errorf("mode %o: set-id bits must not be set for another owner", st.Mode)
+		}
+		return
+	}
+	dest := filepath.Join(os.TempDir(), fmt.Sprintf("cairn-extract-test-%d", os.Getpid()))
+	if err := os.Mkdir(dest, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dest)
+	if err := os.Chown(dest, 65534, 65534); err != nil {
+		t.Fatal("this test changes its user: run it as root: ", err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestCopyArchiveUnprivileged$")
+	cmd.Env, cmd.Dir = append(os.Environ(), env+"="+dest), "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestDestinations(t *testing.T) {
+	fs := sample()
+	fs.File("/hello", "hello")
+	fs.File("/d/hello", "other")
+	tr := guest(fs)
+	hello, d := source(t, tr, "/hello"), source(t, tr, "/d")
+	dir := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.WriteFile(dir+"/taken", []byte("old"), 0o600))
+	must(os.Mkdir(dir+"/sub", 0o755))
+	must(os.Symlink("taken", dir+"/link"))
+	must(os.Symlink("nowhere", dir+"/dangling"))
+	must(os.Symlink("sub", dir+"/dirlink"))
+	for _, tc := range []struct {
+		what    string
+		sources []Source
+		dest    string
+		opts    Options
+		err     string // "" for success
+		report  string
+		file    string // that must then hold
+		content string
+	}{
+		{"a new name", []Source{hello}, "/new", Options{}, "", "", "/new", "hello"},
+		{"into a directory", []Source{hello}, "/sub", Options{}, "", "", "/sub/hello", "hello"},
+		{"into a directory by symlink", []Source{hello}, "/dirlink/x", Options{}, "", "", "/sub/x", "hello"},
+		{"over a file", []Source{hello}, "/taken", Options{}, "not everything", "exists already", "/taken", "old"},
+		{"over a symlink", []Source{hello}, "/link", Options{}, "not everything", "exists already", "/taken", "old"},
+		{"over a dangling symlink", []Source{hello}, "/dangling", Options{}, "not everything", "exists already", "/taken", "old"},
+		{"over a symlink by force", []Source{hello}, "/link", Options{Force: true}, "", "", "/taken", "old"},
+		{"which replaced it", nil, "", Options{}, "", "", "/link", "hello"},
+		{"over a file by force", []Source{hello}, "/taken", Options{Force: true}, "", "", "/taken", "hello"},
+		{"a directory without -r", []Source{d}, "/x", Options{}, "not everything", "use -r", "", ""},
+		{"a directory over a file", []Source{d}, "/taken", Options{Recursive: true, Force: true}, "not everything", "not a directory", "/taken", "hello"},
+		{"a file over a directory by force", []Source{{hello.Path[:len(hello.Path)-5] + "sub", hello.Node}}, "/", Options{Force: true}, "not everything", "a directory has its name", "", ""},
+		{"two things to a new name", []Source{hello, d}, "/none", Options{}, "must be an existing directory", "", "", ""},
+		{"into what does not exist", []Source{hello}, "/none/x", Options{}, "no such file", "", "", ""},
+		{"a file with a slash", []Source{hello}, "/none/", Options{}, "the directory does not exist", "", "", ""},
+		{"a directory's contents", []Source{{d.Path + "/.", d.Node}}, "/sub", Options{Recursive: true}, "not everything", "/volumes/vda/d/hello: it exists already", "/sub/hello", "hello"},
+		{"and the rest of them", nil, "", Options{}, "", "", "/sub/empty", ""},
+		{"merged again by force", []Source{{d.Path + "/.", d.Node}}, "/sub", Options{Recursive: true, Force: true}, "", "", "/sub/hello", "other"},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			if tc.sources != nil {
+				var rep report
+				tc.opts.Report = rep.add
+				_, err := Copy(ctx, tc.sources, dir+tc.dest, tc.opts)
+				if (tc.err == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), tc.err) || !strings.Contains(rep.String(), tc.report) {
+					t.Errorf("got %v, want %q; reported:\n%s", err, tc.err, &rep)
+				}
+			}
+			if tc.file != "" {
+				if b, err := os.ReadFile(dir + tc.file); err != nil || string(b) != tc.content {
+					t.Errorf("%s holds %q, %v; want %q", tc.file, b, err, tc.content)
+				}
+			}
+		})
+	}
+	leftovers(t, dir)
+}
+
+// What no sane guest holds must not lead out of the destination, hang, or stop
+// the rest.
+func TestHostileGuest(t *testing.T) {
+	outside := t.TempDir()
+	fs := mounttest.NewFS()
+	fs.Dir("/d")
+	d := fs.Get("/d")
+	// A symlink that leads out, then a directory of the same name with a file.
+	fs.Symlink("/d/evil", outside)
+	evil := fs.Dir("/d/evil2")
+	fs.File("/d/evil2/pwned", "pwned")
+	d.Entries[1].Name = "evil"
+	// Names that are paths.
+	payload := fs.File("/d/payload", "pwned")
+	for i, name := range []string{"../escape", "..", ".", "", "a/b", "nul\x00", "/abs"} {
+		d.Entries = append(d.Entries, filesys.DirEntry{Name: name, Ino: payload.Ino, Type: filesys.TypeRegular, Next: uint64(i + 1)})
+	}
+	// Directories that contain themselves, and one under two names.
+	d.Entries = append(d.Entries,
+		filesys.DirEntry{Name: "self", Ino: d.Ino, Type: filesys.TypeDir, Next: 50},
+		filesys.DirEntry{Name: "again", Ino: evil.Ino, Type: filesys.TypeDir, Next: 51})
+	// Sizes that no disk holds, symlinks without a target, broken inodes.
+	fs.File("/d/huge", "").Size = 1<<63 - 1
+	fs.Symlink("/d/notarget", "")
+	fs.File("/d/broken", "").Err = filesys.ErrCorrupt
+	fs.File("/d/unreadable", "x").ReadErr = errors.New("block 1234 does not match its digest")
+	fs.File("/d/"+strings.Repeat("n", 300), "")
+	fs.File("/d/zz-last", "fine")
+	fs.Get("/d/huge").Extents = []mounttest.Span{}
+
+	dest := t.TempDir()
+	var rep report
+	res, err := Copy(ctx, []Source{source(t, guest(fs), "/d")}, dest, Options{Archive: true, Report: rep.add})
+	if !errors.Is(err, ErrIncomplete) || res.Failed < 12 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if names, _ := os.ReadDir(outside); len(names) > 0 {
+		t.Errorf("something got out: %v", names)
+	}
+	if names, _ := os.ReadDir(filepath.Dir(dest)); len(names) != 2 { // outside and dest
+		t.Errorf("beside the destination: %v", names)
+	}
+	if b, _ := os.ReadFile(dest + "/d/zz-last"); string(b) != "fine" {
+		t.Error("the rest was not copied")
+	}
+	for _, want := range []string{"does not match its digest", "directory with two names", "cannot be a file's name"} {
+		if !strings.Contains(rep.String(), want) {
+			t.Errorf("no %q in\n%s", want, &rep)
+		}
+	}
+	if _, err := os.Lstat(dest + "/d/unreadable"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a part of an unreadable file was left: %v", err)
+	}
+	leftovers(t, dest)
+}
+
+// A symlink that lies at the destination, before or put there meanwhile, is not
+// followed.
+func TestHostileDestination(t *testing.T) {
+	outside, dest := t.TempDir(), t.TempDir()
+	fs := mounttest.NewFS()
+	fs.Dir("/d")
+	fs.Dir("/d/sub")
+	fs.File("/d/sub/file", "x")
+	fs.File("/d/sub/victim", "y")
+	if err := os.Mkdir(dest+"/d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, dest+"/d/sub"); err != nil {
+		t.Fatal(err)
+	}
+	for _, force := range []bool{false, true} {
+		if _, err := Copy(ctx, []Source{source(t, guest(fs), "/d")}, dest, Options{Recursive: true, Force: force}); !errors.Is(err, ErrIncomplete) {
+			t.Errorf("through a symlink: %v", err)
+		}
+	}
+	// Somebody swaps the directory for a symlink again and again.
+	stop, swapped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(swapped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = os.Remove(dest + "/d/sub")
+				_ = os.Symlink(outside, dest+"/d/sub")
+				_ = os.RemoveAll(dest + "/d/sub")
+			}
+		}
+	}()
+	for range 200 {
+		_, _ = Copy(ctx, []Source{source(t, guest(fs), "/d")}, dest, Options{Recursive: true, Force: true})
+	}
+	close(stop)
+	<-swapped
+	if names, _ := os.ReadDir(outside); len(names) > 0 {
+		t.Errorf("something got out: %v", names)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	fs := mounttest.NewFS()
+	fs.Dir("/d")
+	started := make(chan struct{})
+	var once sync.Once
+	release := make(chan struct{})
+	for i := range 50 {
+		n := fs.File(fmt.Sprintf("/d/f%d", i), "")
+		n.Size = 8 << 20
+		n.Reader = readerFunc(func(p []byte, _ int64) (int, error) {
+			once.Do(func() { close(started) })
+			<-release
+			return len(p), nil
+		})
+	}
+	dest := t.TempDir()
+	cctx, cancel := context.WithCancel(ctx)
+	go func() {
+		<-started
+		cancel()
+		close(release)
+	}()
+	res, err := Copy(cctx, []Source{source(t, guest(fs), "/d")}, dest, Options{Recursive: true})
+	if !errors.Is(err, context.Canceled) || res.Failed != 0 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	leftovers(t, dest)
+}
+
+type readerFunc func(p []byte, off int64) (int, error)
+
+func (f readerFunc) ReadAt(p []byte, off int64) (int, error) { return f(p, off) }
+
+// A full destination stops everything, at once and with one error.
+func TestDestinationFull(t *testing.T) {
+	dest := t.TempDir()
+	if err := unix.Mount("tmpfs", dest, "tmpfs", 0, "size=4m"); err != nil {
+		t.Fatal("this test mounts a tmpfs: run it as root: ", err)
+	}
+	defer unix.Unmount(dest, unix.MNT_DETACH)
+	fs := mounttest.NewFS()
+	fs.Dir("/d")
+	for i := range 20 {
+		fs.File(fmt.Sprintf("/d/f%d", i), mounttest.Pattern(1<<20))
+	}
+	var rep report
+	res, err := Copy(ctx, []Source{source(t, guest(fs), "/d")}, dest, Options{Recursive: true, Report: rep.add})
+	if !errors.Is(err, unix.ENOSPC) || errors.Is(err, ErrIncomplete) || res.Files == 0 || len(rep.lines) > 0 {
+		t.Errorf("%+v, %v, reported:\n%s", res, err, &rep)
+	}
+	leftovers(t, dest)
+}
+
+func TestProgress(t *testing.T) {
+	fs := mounttest.NewFS()
+	fs.File("/big", mounttest.Pattern(10<<20))
+	var all []Progress
+	_, err := Copy(ctx, []Source{source(t, guest(fs), "/big")}, t.TempDir(), Options{Progress: func(p Progress) { all = append(all, p) }})
+	if err != nil || len(all) == 0 {
+		t.Fatal(all, err)
+	}
+	for i, p := range all {
+		if p.Total != 10<<20 || p.Done > p.Total || i > 0 && p.Done < all[i-1].Done {
+			t.Errorf("%+v after %+v", p, all[max(i-1, 0)])
+		}
+	}
+	if last := all[len(all)-1]; last.Done != 10<<20 || last.Files != 1 {
+		t.Errorf("last: %+v", last)
+	}
+}
+
+// Reads go on side by side, also within one file, and never more than asked for.
+func TestParallelReads(t *testing.T) {
+	const parallel = 6
+	fs := mounttest.NewFS()
+	data := mounttest.Pattern(20 << 20)
+	n := fs.File("/big", "")
+	n.Size = int64(len(data))
+	var mu sync.Mutex
+	cond := sync.NewCond(&mu)
+	now, most := 0, 0
+	n.Reader = readerFunc(func(p []byte, off int64) (int, error) {
+		mu.Lock()
+		now++
+		most = max(most, now)
+		cond.Broadcast()
+		for most < parallel { // the first wait for the others
+			cond.Wait()
+		}
+		now--
+		mu.Unlock()
+		return copy(p, data[off:]), nil
+	})
+	dest := t.TempDir()
+	if _, err := Copy(ctx, []Source{source(t, guest(fs), "/big")}, dest, Options{Parallel: parallel}); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := os.ReadFile(dest + "/big"); string(b) != data || most != parallel {
+		t.Errorf("%d reads at once, content equal: %v", most, string(b) == data)
+	}
+	most = 0
+	var out bytes.Buffer
+	if _, err := Stream(ctx, source(t, guest(fs), "/big"), &out, Options{Parallel: parallel}); err != nil {
+		t.Fatal(err)
+	}
+	if out.String() != data || most != parallel {
+		t.Errorf("stream: %d reads at once, content equal: %v", most, out.String() == data)
+	}
+}
+
+func TestSparseDisk(t *testing.T) {
+	dest := t.TempDir()
+	res, err := Copy(ctx, []Source{source(t, guest(sample()), "/disks/vda.raw")}, dest, Options{})
+	if err != nil || res.Bytes != 1<<16 || res.Done != 1<<40 {
+		t.Fatal(res, err)
+	}
+	if st := stat(t, dest+"/vda.raw"); st.Size != 1<<40 || st.Blocks > 256 {
+		t.Errorf("size %d, %d blocks", st.Size, st.Blocks)
+	}
+}
+
+func TestStreamFile(t *testing.T) {
+	tr := guest(sample())
+	var out bytes.Buffer
+	res, err := Stream(ctx, source(t, tr, "/d/sub/sparse"), &out, Options{})
+	want := strings.Repeat("\x00", 1<<20) + mounttest.Pattern(8192)
+	if err != nil || out.Len() != 16<<20 || out.String()[:len(want)] != want || len(strings.Trim(out.String()[len(want):], "\x00")) > 0 || res.Bytes != 8192 {
+		t.Errorf("%d bytes, %+v, %v", out.Len(), res, err)
+	}
+	if _, err := Stream(ctx, source(t, tr, "/d"), io.Discard, Options{}); err == nil || !strings.Contains(err.Error(), "use -r") {
+		t.Errorf("a directory: %v", err)
+	}
+	if _, err := Stream(ctx, source(t, tr, "/d/dev"), io.Discard, Options{}); err == nil {
+		t.Error("a device was streamed")
+	}
+	broken := errors.New("broken pipe")
+	if _, err := Stream(ctx, source(t, tr, "/d/one"), writerFunc(func([]byte) (int, error) { return 0, broken }), Options{}); !errors.Is(err, broken) {
+		t.Errorf("a broken pipe: %v", err)
+	}
+	fs := sample()
+	fs.Get("/d/one").ReadErr = errors.New("block 1234 does not match its digest")
+	if _, err := Stream(ctx, source(t, guest(fs), "/d/one"), io.Discard, Options{}); err == nil || !strings.Contains(err.Error(), "1234") {
+		t.Errorf("a lost block: %v", err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// A tar stream holds what Copy would have made, and tar can unpack it.
+func TestStreamTar(t *testing.T) {
+	fs := sample()
+	fs.File("/d/broken", "").Err = filesys.ErrCorrupt
+	fs.Add("/d/bigdev", filesys.TypeBlock|0o600).Rdev = unix.Mkdev(0xabc, 0x12345)
+	fs.File("/d/"+strings.Repeat("long", 60), "x")
+	fs.Get("/d/empty").Mtime = time.Date(1960, 1, 1, 0, 0, 0, 5, time.UTC)
+	var out bytes.Buffer
+	var rep report
+	res, err := Stream(ctx, source(t, guest(fs), "/d"), &out, Options{Archive: true, Report: rep.add})
+	if !errors.Is(err, ErrIncomplete) || res.Failed != 1 || res.Files != 5 || res.HardLinks != 1 || res.Specials != 3 || res.Skipped != 1 || res.Dirs != 2 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	got := map[string]*tar.Header{}
+	for r := tar.NewReader(bytes.NewReader(out.Bytes())); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[h.Name] = h
+		if b, err := io.ReadAll(r); err != nil || h.Name == "d/one" && string(b) != mounttest.Pattern(3<<20+17) {
+			t.Errorf("content of %s: %v", h.Name, err)
+		}
+	}
+	if h := got["d/one"]; h == nil || h.Mode != 0o4755 || h.Uid != 1234 || h.PAXRecords["SCHILY.xattr.user.note"] != "a\x00b" || h.ModTime.Nanosecond() != 123 {
+		t.Errorf("one: %+v", h)
+	}
+	if h := got["d/sub/two"]; h == nil || h.Typeflag != tar.TypeLink || h.Linkname != "d/one" {
+		t.Errorf("two: %+v", h)
+	}
+	if h := got["d/bigdev"]; h == nil || h.Devmajor != 0xabc || h.Devminor != 0x12345 {
+		t.Errorf("bigdev: %+v", h)
+	}
+	cmd := exec.Command("tar", "-tf", "-", "--quoting-style=literal")
+	cmd.Stdin = bytes.NewReader(out.Bytes())
+	list, err := cmd.CombinedOutput()
+	if err != nil || !slices.Contains(strings.Split(string(list), "\n"), "d/sub/two") || !strings.Contains(string(list), "d/\xff raw\nname") {
+		t.Errorf("tar lists %v\n%s", err, list)
+	}
+}
