@@ -61,7 +61,7 @@ func open(r io.ReaderAt, size int64) (*FS, error) {
 	}
 	f.warnings = append(warnings, stateWarnings(sb)...)
 	if _, err := f.dir(rootIno); err != nil {
-		return nil, wrap(err, "root directory")
+		return nil, required(err, "root directory")
 	}
 	f.cleanOrphans()
 	return f, nil

@@ -5,6 +5,7 @@ type groupDesc struct {
 	inodeTable   uint64
 	freeClusters uint64
 	freeInodes   uint64
+	usedInodes   uint64 // behind so many the inode table may never have been written
 }
 
 // hasSuper says whether group g begins with a copy of the superblock.
@@ -84,6 +85,18 @@ func (s *superblock) decodeGroup(d []byte) groupDesc {
 		g.inodeTable |= uint64(le.Uint32(d[0x28:])) << 32
 		g.freeClusters |= uint64(le.Uint16(d[0x2C:])) << 16
 		g.freeInodes |= uint64(le.Uint16(d[0x2E:])) << 16
+	}
+	g.usedInodes = uint64(s.inodesPer)
+	if s.ro&(roMetadataCsum|roGDTCsum) != 0 {
+		unused := uint64(le.Uint16(d[0x1C:]))
+		if len(d) >= 64 {
+			unused |= uint64(le.Uint16(d[0x32:])) << 16
+		}
+		const inodeUninit = 0x1
+		if le.Uint16(d[0x12:])&inodeUninit != 0 {
+			unused = g.usedInodes
+		}
+		g.usedInodes -= min(unused, g.usedInodes)
 	}
 	return g
 }

@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -65,6 +66,15 @@ func (f *FS) inode(ino uint64) (*inode, error) {
 	return in, nil
 }
 
+// required turns the error of an inode that the volume cannot do without: that
+// it is not in use is a contradiction then.
+func required(err error, what string) error {
+	if errors.Is(err, filesys.ErrNotExist) {
+		return corrupt("%s: %v", what, err)
+	}
+	return wrap(err, "%s", what)
+}
+
 // hidden are inodes with ordinary numbers that hold the volume's own data:
 // quota files and the list of orphans.
 func (f *FS) hidden(ino uint64) bool {
@@ -98,6 +108,11 @@ func (f *FS) loadInode(ino uint64, unlinked bool) (*inode, error) {
 	off &= f.sb.blockSize - 1
 	in, err := f.decodeInode(uint32(ino), b[off:off+f.sb.inodeSize:off+f.sb.inodeSize], unlinked)
 	if err != nil {
+		// What was never used need not have been initialised, and may be
+		// anything.
+		if index >= desc.usedInodes && errors.Is(err, filesys.ErrCorrupt) {
+			err = filesys.ErrNotExist
+		}
 		return nil, wrap(err, "inode %d", ino)
 	}
 	return in, nil
@@ -117,11 +132,6 @@ func (f *FS) decodeInode(ino uint32, raw []byte, unlinked bool) (*inode, error) 
 	}
 	in.seed = crc32cLE(crc32cLE(f.sb.csumSeed, ino), in.gen)
 	if err := f.checkInodeCsum(in); err != nil {
-		// A table that was never initialised holds anything; an unused inode
-		// in it is not a contradiction.
-		if le.Uint16(raw[0x1A:]) == 0 && in.mode == 0 {
-			return nil, filesys.ErrNotExist
-		}
 		return nil, err
 	}
 	if le.Uint16(raw[0x1A:]) == 0 && (!unlinked || in.mode == 0) {

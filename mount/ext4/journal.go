@@ -29,7 +29,7 @@ func (f *FS) loadJournal() (*jbd2.Log, error) {
 	}
 	in, err := f.anyInode(uint64(ino))
 	if err != nil {
-		return nil, wrap(err, "journal")
+		return nil, required(err, "journal")
 	}
 	if !in.isRegular() || in.isInline() {
 		return nil, corrupt("journal inode %d with mode %o", ino, in.mode)

@@ -361,3 +361,22 @@ func TestTrapDirectoryOf20000(t *testing.T) {
 		t.Errorf("%d entries", count)
 	}
 }
+
+// TestHashCollisions: names of one hash are too many for one leaf of the index,
+// so that a lookup has to go on to the next.
+func TestHashCollisions(t *testing.T) {
+	image := mke2fs(t, 16<<20, strings.Fields("-t ext4 -b 1024")...)
+	fstest.Run(t, "tune2fs", "-E", "hash_alg=legacy", image)
+	dir, unmount := fstest.Mount(t, image, "ext4", false, "")
+	must(t, os.Mkdir(filepath.Join(dir, "d"), 0o755))
+	for i := range 300 {
+		must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("d/another name %d", i)), nil, 0o644))
+	}
+	// Found by trying 150 million.
+	for _, end := range []string{"nrovnxcq", "n4k0k3dq", "dsd3l0eq", "iveymvfq", "d4g2auhq", "aufrk2iq"} {
+		must(t, os.WriteFile(filepath.Join(dir, "d", strings.Repeat("z", 240)+end), []byte(end), 0o644))
+	}
+	unmount()
+	kernel, _ := fstest.Mount(t, image, "ext4", true, "")
+	fstest.Compare(t, openImage(t, image), kernel, fstest.Ignore{})
+}

@@ -2,7 +2,6 @@ package ext4
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -194,11 +193,8 @@ func (f *FS) xattrInode(owner *inode, x *xattr) ([]byte, error) {
 		return nil, fmt.Errorf("value of %d bytes, more than Linux hands out: %w", x.size, filesys.ErrUnsupported)
 	}
 	in, err := f.anyInode(uint64(x.inum))
-	if errors.Is(err, filesys.ErrNotExist) {
-		return nil, corrupt("inode %d, which should hold the value, is not in use", x.inum)
-	}
 	if err != nil {
-		return nil, err
+		return nil, required(err, "value")
 	}
 	if in.flags&flagEAInode == 0 || !in.isRegular() || in.size != int64(x.size) {
 		return nil, corrupt("inode %d does not hold a value of %d bytes", x.inum, x.size)
