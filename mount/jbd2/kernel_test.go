@@ -46,48 +46,46 @@ func TestKernelLogs(t *testing.T) {
 func TestDebugfsLogs(t *testing.T) {
 	rng := seeded(t)
 	for _, sum := range []string{"", "-c -v 1", "-c -v 2", "-c -v 3"} {
-		for _, features := range []string{"64bit", "^64bit"} {
-			for _, bs := range []int{1024, 4096} {
-				name := fmt.Sprintf("%s,%s,%d", sum, features, bs)
-				t.Run(name, func(t *testing.T) {
-					dir := t.TempDir()
-					image := filepath.Join(dir, "image")
-					data := make([]byte, 64*bs)
-					rand.NewChaCha8([32]byte{1}).Read(data)
-					for i := 0; i < len(data); i += 3 * bs {
-						copy(data[i:], "\xC0\x3B\x39\x98")
+		for features, bs := range map[string]int{"64bit": 1024, "^64bit": 4096} {
+			name := fmt.Sprintf("%s,%s,%d", sum, features, bs)
+			t.Run(name, func(t *testing.T) {
+				dir := t.TempDir()
+				image := filepath.Join(dir, "image")
+				data := make([]byte, 64*bs)
+				rand.NewChaCha8([32]byte{1}).Read(data)
+				for i := 0; i < len(data); i += 3 * bs {
+					copy(data[i:], "\xC0\x3B\x39\x98")
+				}
+				if err := os.WriteFile(filepath.Join(dir, "data"), data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				fstest.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", fmt.Sprint(bs),
+					"-O", features, "-J", fmt.Sprintf("size=%d", bs/1024), image, fmt.Sprint(8<<20/bs*bs/1024))
+				// Blocks that the file system does not use, at its end.
+				some := func() string {
+					var list []string
+					for range 1 + rng.IntN(20) {
+						list = append(list, fmt.Sprint(8<<20/bs-1-rng.IntN(30)))
 					}
-					if err := os.WriteFile(filepath.Join(dir, "data"), data, 0o600); err != nil {
-						t.Fatal(err)
+					return strings.Join(list, ",")
+				}
+				script := "jo " + sum + "\n"
+				for range 12 {
+					if rng.IntN(3) == 0 {
+						script += fmt.Sprintf("jw -r %s\n", some())
+					} else {
+						script += fmt.Sprintf("jw -b %s %s/data\n", some(), dir)
 					}
-					fstest.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", fmt.Sprint(bs),
-						"-O", features, "-J", fmt.Sprintf("size=%d", bs/1024), image, fmt.Sprint(8<<20/bs*bs/1024))
-					// Blocks that the file system does not use, at its end.
-					some := func() string {
-						var list []string
-						for range 1 + rng.IntN(20) {
-							list = append(list, fmt.Sprint(8<<20/bs-1-rng.IntN(30)))
-						}
-						return strings.Join(list, ",")
-					}
-					script := "jo " + sum + "\n"
-					for range 12 {
-						if rng.IntN(3) == 0 {
-							script += fmt.Sprintf("jw -r %s\n", some())
-						} else {
-							script += fmt.Sprintf("jw -b %s %s/data\n", some(), dir)
-						}
-					}
-					script += fmt.Sprintf("jw -c -b %s %s/data\njc\n", some(), dir)
-					if err := os.WriteFile(filepath.Join(dir, "script"), []byte(script), 0o600); err != nil {
-						t.Fatal(err)
-					}
-					fstest.Run(t, "debugfs", "-w", "-f", filepath.Join(dir, "script"), image)
-					if r := compareWithDebugfs(t, image); r.Transactions != 12 {
-						t.Errorf("%+v\n%s", r, script)
-					}
-				})
-			}
+				}
+				script += fmt.Sprintf("jw -c -b %s %s/data\njc\n", some(), dir)
+				if err := os.WriteFile(filepath.Join(dir, "script"), []byte(script), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				fstest.Run(t, "debugfs", "-w", "-f", filepath.Join(dir, "script"), image)
+				if r := compareWithDebugfs(t, image); r.Transactions != 12 {
+					t.Errorf("%+v\n%s", r, script)
+				}
+			})
 		}
 	}
 }
@@ -95,7 +93,7 @@ func TestDebugfsLogs(t *testing.T) {
 // TestFastCommitLog: a kernel's fast commits are refused by name.
 func TestFastCommitLog(t *testing.T) {
 	image := dirtytest.Make(t, dirtytest.Config{
-		SizeMiB: 32, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "fast_commit", "-J", "size=4,fast_commit_size=256"}, Steps: 50, FastCommit: true,
+		SizeMiB: 16, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "fast_commit", "-J", "size=4,fast_commit_size=256"}, Steps: 50, FastCommit: true,
 	}, seeded(t))
 	journal, size := open(t, dirtytest.Journal(t, image))
 	_, err := jbd2.Load(journal, size)

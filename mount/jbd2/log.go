@@ -72,7 +72,7 @@ func Load(journal io.ReaderAt, size int64) (*Log, error) {
 		l.report.Clean = true
 		return l, nil
 	}
-	s := &scanner{superblock: sb, r: journal, block: make([]byte, sb.blockSize)}
+	s := &scanner{superblock: sb, r: journal, block: make([]byte, sb.blockSize), limit: maxTags}
 	if l.report.End, err = s.scan(); err != nil {
 		return nil, err
 	}

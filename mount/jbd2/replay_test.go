@@ -73,12 +73,15 @@ func expect(t testing.TB, w *writer, l *Log, n int) {
 	}
 }
 
-// formats are all combinations that a log can have.
+// formats are the combinations that a log can have.
 func formats() []format {
 	var out []format
 	for _, bs := range []int{1024, 4096} {
 		for _, sum := range []int{0, 1, 2, 3} {
 			for i := range 8 {
+				if bs > 1024 && i != 0 && i != 7 {
+					continue
+				}
 				out = append(out, format{
 					blockSize: bs, version: 2, checksum: sum,
 					wide: i&1 != 0, async: i&2 != 0, uuids: i&4 != 0,
@@ -104,7 +107,7 @@ func TestReplay(t *testing.T) {
 			for i := range 6 {
 				f := f
 				f.first = 1 + rng.Uint32N(4)
-				f.maxLen = f.first + 120 + rng.Uint32N(200)
+				f.maxLen = f.first + 60 + rng.Uint32N(100)
 				f.start = f.first + rng.Uint32N(f.maxLen-f.first)
 				f.sequence = []uint32{1, rng.Uint32(), 0, 1<<32 - 3, 1<<31 - 2, 1<<32 - 1}[i]
 				w := newWriter(f, rng)

@@ -7,10 +7,10 @@ import (
 	"cairn/mount/filesys"
 )
 
-// maxTags bounds the memory that a log can cost, to about 100 MiB. It is what
-// 16 GiB of blocks of 4 KiB need, all of them written and none of them
+// maxTags bounds the memory that a log can cost, to about 50 MiB. It is what
+// 8 GiB of blocks of 4 KiB need, all of them written and none of them
 // checkpointed; the largest log that mke2fs makes by itself has 1 GiB.
-const maxTags = 4 << 20
+const maxTags = 2 << 20
 
 // scanner walks the log once, from its start to its end, and remembers what the
 // committed transactions hold.
@@ -18,6 +18,7 @@ type scanner struct {
 	*superblock
 	r     io.ReaderAt
 	block []byte // the record under the cursor
+	limit int    // of tags
 
 	at  uint32 // steps from the log's start
 	tid uint32 // the transaction expected there
@@ -103,8 +104,8 @@ func (s *scanner) descriptor(at uint32) error {
 		// Nothing of this transaction will be used.
 		s.tags = s.tags[:had]
 	}
-	if len(s.tags) > maxTags {
-		return fmt.Errorf("log holds more than %d blocks: %w", maxTags, filesys.ErrUnsupported)
+	if len(s.tags) > s.limit {
+		return fmt.Errorf("log holds more than %d blocks: %w", s.limit, filesys.ErrUnsupported)
 	}
 	if s.compat&compatChecksum != 0 && !s.broken {
 		s.crc = crc32BE(s.crc, s.block)

@@ -287,30 +287,23 @@ func TestCircles(t *testing.T) {
 	}
 }
 
-// TestTooManyBlocks: a forged log cannot have more memory than the limit. Its
-// descriptors are made up as they are read.
+// TestTooManyBlocks: a forged log cannot have more memory than the limit.
 func TestTooManyBlocks(t *testing.T) {
-	f := format{blockSize: 4096, version: 2, first: 1, start: 1, maxLen: 2, sequence: 1}
-	w := newWriter(f, seeded(t))
-	be.PutUint32(w.image[16:], maxBlocks)
-	desc := make([]byte, 4096)
-	be.PutUint32(desc, magic)
-	be.PutUint32(desc[4:], 1)
-	be.PutUint32(desc[8:], 1)
-	for off := 12; off+8 <= len(desc); off += 8 {
-		be.PutUint16(desc[off+6:], flagSameUUID)
+	w := three(t, format{})
+	sb, err := readSuperblock(bytes.NewReader(w.image), int64(len(w.image)))
+	if err != nil {
+		t.Fatal(err)
 	}
-	r := readerFunc(func(p []byte, off int64) (int, error) {
-		if off == 0 {
-			return copy(p, w.image), nil
-		}
-		return copy(p, desc), nil
-	})
-	if _, err := Load(r, maxBlocks*4096); !errors.Is(err, filesys.ErrUnsupported) || !strings.Contains(err.Error(), "more than 4194304 blocks") {
-		t.Errorf("Load: %v", err)
+	s := &scanner{superblock: sb, r: bytes.NewReader(w.image), block: make([]byte, 1024), limit: 5}
+	if _, err := s.scan(); !errors.Is(err, filesys.ErrUnsupported) || !strings.Contains(err.Error(), "more than 5 blocks") {
+		t.Errorf("scan: %v", err)
+	}
+	s.limit, s.at, s.tags = 6, 0, nil
+	if _, err := s.scan(); err != nil {
+		t.Errorf("scan: %v", err)
 	}
 	be.PutUint32(w.image[16:], maxBlocks+1)
-	if _, err := Load(r, (maxBlocks+1)*4096); !errors.Is(err, filesys.ErrUnsupported) {
+	if _, err := Load(bytes.NewReader(w.image), (maxBlocks+1)*1024); !errors.Is(err, filesys.ErrUnsupported) {
 		t.Errorf("Load: %v", err)
 	}
 }

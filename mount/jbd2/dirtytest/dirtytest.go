@@ -43,18 +43,18 @@ type Config struct {
 
 // Configs are the kinds of log that kernels write.
 var Configs = []Config{
-	{Name: "ext4", SizeMiB: 48, Type: "ext4", Mkfs: []string{"-b", "4096"}, Steps: 700},
-	{Name: "ext4, 1k blocks, data in the log", SizeMiB: 32, Type: "ext4", Mkfs: []string{"-b", "1024", "-J", "size=4"}, Mount: "data=journal", Steps: 700},
-	{Name: "ext4, 32-bit block numbers", SizeMiB: 32, Type: "ext4", Mkfs: []string{"-b", "2048", "-O", "^64bit", "-J", "size=4"}, Mount: "data=writeback", Steps: 700},
-	{Name: "ext4, small log that wraps", SizeMiB: 32, Type: "ext4", Mkfs: []string{"-b", "1024", "-J", "size=1"}, Mount: "data=journal", Steps: 1500},
-	{Name: "ext4, sequence wraps", SizeMiB: 24, Type: "ext4", Mkfs: []string{"-b", "1024", "-J", "size=4"}, Steps: 600, Sequence: 1<<32 - 8},
-	{Name: "ext3", SizeMiB: 32, Type: "ext3", Mkfs: []string{"-b", "1024", "-J", "size=4"}, Steps: 700},
-	{Name: "ext3, data in the log", SizeMiB: 48, Type: "ext3", Mkfs: []string{"-b", "4096", "-J", "size=8"}, Mount: "data=journal", Steps: 700},
-	{Name: "checksum v1", SizeMiB: 32, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "^metadata_csum,^64bit", "-J", "size=4"}, Mount: "journal_checksum,data=journal", Steps: 700},
-	{Name: "checksum v1, asynchronous commit", SizeMiB: 32, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "^metadata_csum", "-J", "size=4"}, Mount: "journal_async_commit,data=writeback", Steps: 700},
-	{Name: "checksum v3, asynchronous commit", SizeMiB: 32, Type: "ext4", Mkfs: []string{"-b", "4096", "-J", "size=8"}, Mount: "journal_async_commit,data=writeback", Steps: 700},
-	{Name: "orphan file, checksum seed", SizeMiB: 32, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "orphan_file,metadata_csum_seed,large_dir", "-J", "size=4"}, Steps: 700},
-	{Name: "inline data, bigalloc", SizeMiB: 64, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "inline_data,bigalloc,ea_inode", "-C", "4096", "-I", "256", "-J", "size=4"}, Steps: 700},
+	{Name: "ext4", SizeMiB: 24, Type: "ext4", Mkfs: []string{"-b", "4096"}, Steps: 400},
+	{Name: "ext4, 1k blocks, data in the log", SizeMiB: 16, Type: "ext4", Mkfs: []string{"-b", "1024", "-J", "size=4"}, Mount: "data=journal", Steps: 400},
+	{Name: "ext4, 32-bit block numbers", SizeMiB: 16, Type: "ext4", Mkfs: []string{"-b", "2048", "-O", "^64bit", "-J", "size=4"}, Mount: "data=writeback", Steps: 400},
+	{Name: "ext4, small log that wraps", SizeMiB: 16, Type: "ext4", Mkfs: []string{"-b", "1024", "-J", "size=1"}, Mount: "data=journal", Steps: 800},
+	{Name: "ext4, sequence wraps", SizeMiB: 24, Type: "ext4", Mkfs: []string{"-b", "1024", "-J", "size=4"}, Steps: 400, Sequence: 1<<32 - 8},
+	{Name: "ext3", SizeMiB: 16, Type: "ext3", Mkfs: []string{"-b", "1024", "-J", "size=4"}, Steps: 400},
+	{Name: "ext3, data in the log", SizeMiB: 24, Type: "ext3", Mkfs: []string{"-b", "4096", "-J", "size=8"}, Mount: "data=journal", Steps: 400},
+	{Name: "checksum v1", SizeMiB: 16, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "^metadata_csum,^64bit", "-J", "size=4"}, Mount: "journal_checksum,data=journal", Steps: 400},
+	{Name: "checksum v1, asynchronous commit", SizeMiB: 16, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "^metadata_csum", "-J", "size=4"}, Mount: "journal_async_commit,data=writeback", Steps: 400},
+	{Name: "checksum v3, asynchronous commit", SizeMiB: 24, Type: "ext4", Mkfs: []string{"-b", "4096", "-J", "size=4"}, Mount: "journal_async_commit,data=writeback", Steps: 400},
+	{Name: "orphan file, checksum seed", SizeMiB: 16, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "orphan_file,metadata_csum_seed,large_dir", "-J", "size=4"}, Steps: 400},
+	{Name: "inline data, bigalloc", SizeMiB: 24, Type: "ext4", Mkfs: []string{"-b", "1024", "-O", "inline_data,bigalloc,ea_inode", "-C", "4096", "-I", "256", "-J", "size=4"}, Steps: 400},
 }
 
 // Make returns the path of a dirty image. The guest is still when it is copied:
