@@ -97,7 +97,7 @@ func newRoot() *cobra.Command {
 		a.jobCmd(), a.pointCmd(),
 		a.mountCmd(), a.lsCmd(), a.cpCmd(),
 		a.restoreCmd(),
-		a.agentCmd(), a.benchCmd(),
+		a.agentCmd(), a.benchCmd(), a.sandboxServerCmd(),
 	)
 	return root
 }
