@@ -133,13 +133,7 @@ func (w *world) ack(id string) {
 	})
 }
 
-func (w *world) durable(ds []block.Digest) {
-	w.record(func() {
-		for _, d := range ds {
-			w.blocks[d] = true
-		}
-	})
-}
+func (w *world) durable(d block.Digest) { w.record(func() { w.blocks[d] = true }) }
 
 // cut takes the power away.
 func (w *world) cut(rng *rand.Rand) {
@@ -324,6 +318,7 @@ func (c *crashClient) backup(own []blockstore.Point) error {
 		}
 		base = &p.Disks[0].Map
 	}
+	acks := map[block.Digest]*blockstore.Ack{}
 	blocks := 1 + c.rng.Int64N(600) // one or two levels of pages
 	b, err := diskmap.NewBuilder(blocks*crashBlock, crashBlock, base, c.s, u)
 	if err != nil {
@@ -341,15 +336,22 @@ func (c *crashClient) backup(own []blockstore.Point) error {
 			if err != nil {
 				return err
 			}
-			if c.rng.IntN(4) == 0 {
+			acks[d] = ack
+			if c.rng.IntN(8) == 0 {
 				if err := u.Flush(ctx); err != nil {
 					return err
 				}
-				<-ack.Done()
+			}
+		}
+		for d, ack := range acks {
+			select {
+			case <-ack.Done():
 				if ack.Err() != nil {
 					return ack.Err()
 				}
-				c.w.durable([]block.Digest{d})
+				c.w.durable(d)
+				delete(acks, d)
+			default:
 			}
 		}
 		if err := b.Set(ctx, uint64(index), d); err != nil {
