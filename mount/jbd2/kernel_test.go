@@ -31,7 +31,7 @@ func TestKernelLogs(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			image := dirtytest.Make(t, c, seeded(t))
 			r := compareWithDebugfs(t, image)
-			if r.Clean || r.Transactions < 3 || r.Blocks < 10 {
+			if r.Clean || r.Transactions < 1 || r.Blocks < 3 {
 				t.Errorf("not much of a log: %+v", r)
 			}
 			if c.Sequence != 0 && int32(r.Last) < 0 {
