@@ -112,7 +112,9 @@ func (c *cache) fill(ctx context.Context, mine []*cached) (err error) {
 				delete(c.blocks, e.d)
 				continue
 			}
-			e.plain = got[i]
+			if e.plain = got[i]; e.plain == nil {
+				e.plain = []byte{} // nil would be taken for zeros
+			}
 			e.elem = c.lru.PushFront(e)
 			c.size += int64(len(e.plain))
 		}

@@ -227,24 +227,28 @@ func (im *Image) Extent(ctx context.Context, off int64) (data bool, length int64
 	return data, end - off, nil
 }
 
-// run says what block index is, and how many of its kind follow in the zero
-// subtree or leaf page that it lies in; the end of the disk does not count.
+// run says what block index is, and how many of its kind follow, itself
+// included, in the page where that is decided: the leaf, or the page above it
+// whose entry is zero. The end of the disk does not count.
 func (im *Image) run(ctx context.Context, index uint64) (data bool, n uint64, err error) {
 	d := im.m.Root
-	for level := im.m.Depth(); ; level-- {
-		if d == block.Zero || level == 0 {
-			return d != block.Zero, (index>>(fanoutBits*level)+1)<<(fanoutBits*level) - index, nil
-		}
+	for level := im.m.Depth(); d != block.Zero; level-- {
 		pages, err := im.readPages(ctx, level, index>>(fanoutBits*level), []block.Digest{d})
 		if err != nil {
 			return false, 0, err
 		}
-		at := int(index >> (fanoutBits * (level - 1)) % Fanout)
-		d = entry(pages[0], at)
-		if level == 1 {
-			for n = 1; at+int(n) < Fanout && (entry(pages[0], at+int(n)) == block.Zero) == (d == block.Zero); n++ {
-			}
-			return d != block.Zero, n, nil
+		shift := fanoutBits * (level - 1)
+		at := index >> shift
+		first := int(at % Fanout)
+		d = entry(pages[0], first)
+		if level > 1 && d != block.Zero {
+			continue
 		}
+		data = d != block.Zero
+		for i := first; i < Fanout && (entry(pages[0], i) != block.Zero) == data; i++ {
+			at++
+		}
+		return data, at<<shift - index, nil
 	}
+	return false, im.m.Blocks() - index, nil
 }

@@ -11,7 +11,7 @@ const (
 	// Fanout is the number of entries in a page.
 	Fanout = 256
 	// PageSize is the length of a page in bytes.
-	PageSize = Fanout * len(block.Digest{})
+	PageSize = Fanout * 32
 
 	fanoutBits = 8
 )

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"testing"
 
 	"pgregory.net/rapid"
 
@@ -18,9 +17,23 @@ import (
 type memory struct {
 	mu     sync.Mutex
 	blocks map[block.Digest][]byte
-	reads  int // ReadBlocks calls
-	read   int // blocks read
-	writes int // WritePage calls
+	counts
+	onRead func(ctx context.Context, ds []block.Digest) error // if set, called first
+}
+
+type counts struct {
+	calls  int // of ReadBlocks
+	read   int // blocks read by them
+	writes int // calls of WritePage
+}
+
+// since resets the counts and returns what they were.
+func (m *memory) since() counts {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.counts
+	m.counts = counts{}
+	return c
 }
 
 func newMemory() *memory { return &memory{blocks: map[block.Digest][]byte{}} }
@@ -40,17 +53,25 @@ func (m *memory) WritePage(_ context.Context, plain []byte) (block.Digest, error
 	if block.IsZero(plain) || len(plain) != PageSize {
 		panic("zero or odd page written")
 	}
+	d := m.put(plain)
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.writes++
-	return m.put(plain), nil
+	return d, nil
 }
 
 func (m *memory) ReadBlocks(ctx context.Context, ds []block.Digest) ([][]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if m.onRead != nil {
+		if err := m.onRead(ctx, ds); err != nil {
+			return nil, err
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.reads++
+	m.calls++
 	m.read += len(ds)
 	out := make([][]byte, len(ds))
 	for i, d := range ds {
@@ -106,8 +127,17 @@ func edits(blocks uint64) *rapid.Generator[[]edit] {
 				e.index = max(next, e.index&^255)
 			}
 			left = blocks - e.index
-			e.count = rapid.OneOf(rapid.Just(uint64(1)), rapid.Uint64Range(1, min(left, 1000)),
-				rapid.Just(min(left, 256)), rapid.Just(min(left, 1<<16)), rapid.Just(left)).Draw(t, "count")
+			counts := []*rapid.Generator[uint64]{
+				rapid.Just(uint64(1)), rapid.Just(uint64(1)), rapid.Uint64Range(1, min(left, 1000)),
+				rapid.Just(min(left, 256)), rapid.Just(min(left, 512)),
+			}
+			if e.d == block.Zero || len(es) == 0 { // long runs of data make the model slow
+				counts = append(counts, rapid.Just(min(left, 1<<16)))
+			}
+			if e.d == block.Zero || left < 1<<16 {
+				counts = append(counts, rapid.Just(left))
+			}
+			e.count = rapid.OneOf(counts...).Draw(t, "count")
 			es = append(es, e)
 			next = e.index + e.count
 		}
@@ -148,16 +178,6 @@ func contents(t interface{ Fatal(...any) }, mem *memory, m Map) map[uint64]block
 	return got
 }
 
-// small keeps runs of data countable; zero runs may be as long as they like.
-func small(es []edit) []edit {
-	for i := range es {
-		if es[i].d != block.Zero {
-			es[i].count = min(es[i].count, 1<<17)
-		}
-	}
-	return es
-}
-
 func apply(model map[uint64]block.Digest, es []edit) {
 	for _, e := range es {
 		if e.d == block.Zero {
@@ -176,52 +196,4 @@ func sorted(model map[uint64]block.Digest) (es []edit) {
 	}
 	slices.SortFunc(es, func(a, b edit) int { return cmp.Compare(a.index, b.index) })
 	return es
-}
-
-func TestSameContentSameRoot(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		mem := newMemory()
-		sizeA, sizeB := sizes().Draw(t, "size a"), sizes().Draw(t, "size b")
-		a, b := Map{Size: sizeA, BlockSize: testBlock}, Map{Size: sizeB, BlockSize: testBlock}
-		esA, esB := small(edits(a.Blocks()).Draw(t, "a")), small(edits(b.Blocks()).Draw(t, "b"))
-		model := map[uint64]block.Digest{}
-		apply(model, esA)
-		a = build(t, mem, sizeA, nil, esA)
-		if got := contents(t, mem, a); !maps.Equal(got, model) {
-			t.Fatalf("a holds %d entries, want %d", len(got), len(model))
-		}
-		before := maps.Clone(model)
-		maps.DeleteFunc(model, func(i uint64, _ block.Digest) bool { return i >= b.Blocks() })
-		if n := b.Blocks(); sizeB < sizeA && sizeB%testBlock != 0 {
-			if len(esB) == 0 || esB[len(esB)-1].index+esB[len(esB)-1].count < n {
-				esB = append(esB, edit{n - 1, 1, digest(2)})
-			}
-		}
-		apply(model, esB)
-		b = build(t, mem, sizeB, &a, esB)
-		if got := contents(t, mem, b); !maps.Equal(got, model) {
-			t.Fatalf("b holds %d entries, want %d", len(got), len(model))
-		}
-		if c := build(t, mem, sizeB, nil, sorted(model)); c != b {
-			t.Fatalf("built over a base %s, from nothing %s", b.Root, c.Root)
-		}
-		next := uint64(0)
-		err := Diff(context.Background(), mem, a, b, func(i uint64, da, db block.Digest) error {
-			if i < next || da == db || before[i] != da || model[i] != db {
-				return fmt.Errorf("diff says block %d (after %d) %s %s", i, next, da, db)
-			}
-			next = i + 1
-			before[i] = db
-			if db == block.Zero {
-				delete(before, i)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !maps.Equal(before, model) {
-			t.Fatal("diff left something out")
-		}
-	})
 }
