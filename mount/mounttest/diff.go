@@ -40,7 +40,7 @@ const maxDifferences = 50
 // want could not be read or that there were too many differences to go on; what
 // cannot be read in got is a difference.
 func Diff(want, got string, opts DiffOptions) (DiffResult, error) {
-	d := differ{opts: opts, wantInos: map[uint64]uint64{}, gotInos: map[uint64]uint64{}}
+	d := differ{opts: opts, wantInos: map[uint64]uint64{}, gotInos: map[uint64]uint64{}, wb: make([]byte, 1<<20), gb: make([]byte, 1<<20)}
 	err := d.entry(want, got, ".")
 	return d.res, err
 }
@@ -49,6 +49,7 @@ type differ struct {
 	opts              DiffOptions
 	res               DiffResult
 	wantInos, gotInos map[uint64]uint64 // hard links: want → got and back
+	wb, gb            []byte
 }
 
 var errTooMany = fmt.Errorf("more than %d differences", maxDifferences)
@@ -284,7 +285,7 @@ func Spans(fd int, size int64) (list []Span, err error) {
 }
 
 func (d *differ) bytes(w, g int, rel string, off, end int64) error {
-	wb, gb := make([]byte, 1<<20), make([]byte, 1<<20)
+	wb, gb := d.wb, d.gb
 	for off < end {
 		n := int(min(int64(len(wb)), end-off))
 		if err := pread(w, wb[:n], off); err != nil {
