@@ -18,10 +18,16 @@ func crc32c(crc uint32, p []byte) uint32 {
 }
 
 // crc32cLE continues with one little-endian 32-bit number.
-func crc32cLE(crc, v uint32) uint32 {
-	var b [4]byte
-	le.PutUint32(b[:], v)
-	return crc32c(crc, b[:])
+func crc32cLE(crc, v uint32) uint32 { return crc32cBytes(crc, v, 4) }
+
+// crc32cBytes continues with the n lowest bytes of v, byte by byte: for so few
+// that is quicker than a call that makes them escape to the heap.
+func crc32cBytes(crc, v uint32, n int) uint32 {
+	for range n {
+		crc = castagnoli[byte(crc)^byte(v)] ^ crc>>8
+		v >>= 8
+	}
+	return crc
 }
 
 // crc16Table is CRC-16/ARC (polynomial 0x8005, reflected), the checksum of

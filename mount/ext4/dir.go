@@ -64,9 +64,8 @@ func (f *FS) Lookup(dir uint64, name string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	absent := fmt.Errorf("%q in directory %d: %w", name, dir, filesys.ErrNotExist)
 	if name == "" || len(name) > nameMax || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
-		return 0, absent
+		return 0, absent(dir, name)
 	}
 	names, err := f.dirNames(in)
 	if err != nil {
@@ -74,7 +73,7 @@ func (f *FS) Lookup(dir uint64, name string) (uint64, error) {
 	}
 	want, ok := names.parse(name)
 	if !ok {
-		return 0, absent
+		return 0, absent(dir, name)
 	}
 	found := uint64(0)
 	match := func(d dirent) bool {
@@ -102,9 +101,13 @@ func (f *FS) Lookup(dir uint64, name string) (uint64, error) {
 	case err != nil:
 		return 0, err
 	case found == 0:
-		return 0, absent
+		return 0, absent(dir, name)
 	}
 	return found, nil
+}
+
+func absent(dir uint64, name string) error {
+	return fmt.Errorf("%q in directory %d: %w", name, dir, filesys.ErrNotExist)
 }
 
 // Parent is the inode that ".." names.

@@ -109,7 +109,7 @@ func (s *superblock) groupCsum(g uint64, d []byte) (uint16, bool) {
 	case s.metadataCsum():
 		c := crc32cLE(s.csumSeed, uint32(g))
 		c = crc32c(c, d[:at])
-		c = crc32c(c, []byte{0, 0})
+		c = crc32cBytes(c, 0, 2)
 		return uint16(crc32c(c, d[at+2:])), true
 	case s.ro&roGDTCsum != 0:
 		var nr [4]byte

@@ -165,14 +165,14 @@ func (f *FS) checkInodeCsum(in *inode) error {
 	}
 	raw := in.raw
 	c := crc32c(in.seed, raw[:0x7C])
-	c = crc32c(c, []byte{0, 0})
+	c = crc32cBytes(c, 0, 2)
 	c = crc32c(c, raw[0x7E:128])
 	stored := uint32(le.Uint16(raw[0x7C:]))
 	wide := false
 	if len(raw) > 128 {
 		c = crc32c(c, raw[128:0x82])
 		if wide = in.extra >= 4; wide {
-			c = crc32c(c, []byte{0, 0})
+			c = crc32cBytes(c, 0, 2)
 			c = crc32c(c, raw[0x84:])
 			stored |= uint32(le.Uint16(raw[0x82:])) << 16
 		} else {
