@@ -56,40 +56,34 @@ func actions(j *pb.Job) []pb.JobAction {
 // Create queues a job for the agent of its machine's host. Errors: *BusyError,
 // and the catalog's.
 func (m *Manager) Create(spec Spec) (*pb.Job, error) {
-	e, err := m.create(spec, pb.JobState_JOB_STATE_QUEUED, nil)
-	if err != nil {
-		return nil, err
-	}
-	return e.job, nil
+	_, j, err := m.create(spec, pb.JobState_JOB_STATE_QUEUED, nil)
+	return j, err
 }
 
 // Record makes the record of something that is done already: a job that is
 // COMPLETED from the beginning.
 func (m *Manager) Record(spec Spec) (*pb.Job, error) {
-	e, err := m.create(spec, pb.JobState_JOB_STATE_COMPLETED, nil)
-	if err != nil {
-		return nil, err
-	}
-	return e.job, nil
+	_, j, err := m.create(spec, pb.JobState_JOB_STATE_COMPLETED, nil)
+	return j, err
 }
 
-func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCauseFunc) (*entry, error) {
+func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCauseFunc) (*entry, *pb.Job, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.stopping && cancel != nil {
-		return nil, ErrStopping
+		return nil, nil, ErrStopping
 	}
 	if b := m.busy[spec.ProtectedItem]; b != nil && spec.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
-		return nil, &BusyError{Item: spec.ProtectedItem, Job: b.job.Name}
+		return nil, nil, &BusyError{Item: spec.ProtectedItem, Job: b.job.Name}
 	}
 	now := m.o.Now()
 	id, err := m.newID(now)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	uid, err := uuid.NewRandomFromReader(m.o.Rand)
 	if err != nil {
-		return nil, fmt.Errorf("make a uid: %w", err)
+		return nil, nil, fmt.Errorf("make a uid: %w", err)
 	}
 	j := &pb.Job{
 		Name: spec.Vault + "/jobs/" + id, Uid: uid.String(),
@@ -116,10 +110,10 @@ func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCaus
 		}
 		return spec.Also(tx, j)
 	}); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if e.ended {
-		return e, nil
+		return e, j, nil
 	}
 	a := m.adopt(j)
 	a.cancel = cancel
@@ -129,7 +123,7 @@ func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCaus
 	} else {
 		a.host = ""
 	}
-	return a, nil
+	return a, j, nil
 }
 
 // commit makes next the job's state, durably, and shows it. mu is held.

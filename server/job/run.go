@@ -23,7 +23,7 @@ type Run struct {
 // Run's context ends. Errors: *BusyError, ErrStopping, and the catalog's.
 func (m *Manager) Begin(spec Spec) (*Run, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	e, err := m.create(spec, pb.JobState_JOB_STATE_IN_PROGRESS, cancel)
+	e, _, err := m.create(spec, pb.JobState_JOB_STATE_IN_PROGRESS, cancel)
 	if err != nil {
 		cancel(nil)
 		return nil, err
