@@ -203,9 +203,18 @@ func (s *Store) fetchRun(ctx context.Context, wants []want, each func(want, []by
 	if err != nil {
 		return err
 	}
-	defer it.Close()
+	defer func() { it.Close() }()
 	var key [8]byte
-	for _, w := range wants {
+	get := func() ([]byte, error) {
+		if it.SeekGE(key[:]) && bytes.Equal(it.Key(), key[:]) {
+			return it.ValueAndErr()
+		}
+		if err := it.Error(); err != nil {
+			return nil, err
+		}
+		return nil, errNoSuchID
+	}
+	for n, w := range wants {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -213,12 +222,17 @@ func (s *Store) fetchRun(ctx context.Context, wants []want, each func(want, []by
 			return ErrClosed
 		}
 		binary.BigEndian.PutUint64(key[:], w.entry.id)
-		var v []byte
-		var err error
-		if it.SeekGE(key[:]) && bytes.Equal(it.Key(), key[:]) {
-			v, err = it.ValueAndErr()
-		} else if err = it.Error(); err == nil {
-			err = errNoSuchID
+		v, err := get()
+		if err != nil && n > 0 {
+			// From one block to another near it the iterator steps, and trips
+			// over damage in between. A fresh one goes straight to the block.
+			again, nerr := s.blocks.NewIter(nil)
+			if nerr != nil {
+				return nerr
+			}
+			it.Close()
+			it = again
+			v, err = get()
 		}
 		if err := each(w, v, err); err != nil {
 			return err
