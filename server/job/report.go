@@ -12,51 +12,64 @@ import (
 	"cairn/server/catalog"
 )
 
-// held gives the entry of a job that token holds, with the lease renewed and mu
-// locked; or, with mu not locked, an error, or both nil when the job has ended
-// and token held it to the last.
-func (m *Manager) held(name, token string) (*entry, error) {
+// hold gives the entry of a job that token holds, with the lease renewed and mu
+// locked. Otherwise mu is not locked, and the entry is nil: with ErrLeaseLost, or
+// with no error if the job is ending, has ended, or is not there. It never waits.
+func (m *Manager) hold(name, token string) (*entry, error) {
 	m.mu.Lock()
 	e := m.active[name]
-	if e != nil && !e.ending && !e.ended {
-		if subtle.ConstantTimeCompare(e.lease.Token, hashToken(token)) == 1 {
-			e.lease.Expire = m.o.Now().Add(m.o.Lease)
-			e.lease.Reported = true
-			e.leaseUp = true
-			m.wake()
-			return e, nil
-		}
+	switch {
+	case e == nil || e.ending || e.ended:
+		m.mu.Unlock()
+		return nil, nil
+	case subtle.ConstantTimeCompare(e.lease.Token, hashToken(token)) != 1:
 		m.mu.Unlock()
 		return nil, fmt.Errorf("%w: %s", ErrLeaseLost, name)
 	}
+	e.lease.Expire = m.o.Now().Add(m.o.Lease)
+	e.lease.Reported = true
+	e.leaseUp = true
+	m.wake()
+	return e, nil
+}
+
+// held checks that token held a job to the last, waiting for its end if that is
+// under way. Errors: ErrNotFound, ErrLeaseLost.
+func (m *Manager) held(name, token string) error {
+	m.mu.Lock()
+	e := m.active[name]
 	m.mu.Unlock()
-	lease := catalog.Lease{}
+	var lease catalog.Lease
 	if e != nil {
 		<-e.done
 		lease = e.lease
 	} else {
 		if _, err := m.Get(name); err != nil {
-			return nil, err
+			return err
 		}
 		var err error
 		if lease, err = m.cat.Lease(name); err != nil && !errors.Is(err, catalog.ErrNotFound) {
-			return nil, err
+			return err
 		}
 	}
-	if subtle.ConstantTimeCompare(lease.Token, hashToken(token)) == 1 {
-		return nil, nil
+	if subtle.ConstantTimeCompare(lease.Token, hashToken(token)) != 1 {
+		return fmt.Errorf("%w: %s", ErrLeaseLost, name)
 	}
-	return nil, fmt.Errorf("%w: %s", ErrLeaseLost, name)
+	return nil
 }
 
 // Check tells whether token holds the job, renews its lease, and gives the job.
-// Errors: ErrNotFound, ErrLeaseLost.
+// It never waits, as Hooks.Halt may wait for its caller. Errors: ErrNotFound,
+// ErrLeaseLost.
 func (m *Manager) Check(name, token string) (*pb.Job, error) {
-	e, err := m.held(name, token)
-	switch {
-	case err != nil:
+	e, err := m.hold(name, token)
+	if err != nil {
 		return nil, err
-	case e == nil:
+	}
+	if e == nil {
+		if _, err := m.Get(name); err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%w: %s has ended", ErrLeaseLost, name)
 	}
 	defer m.mu.Unlock()
@@ -67,11 +80,14 @@ func (m *Manager) Check(name, token string) (*pb.Job, error) {
 // The final report can be repeated. Errors: ErrNotFound, ErrLeaseLost, ErrNoPoint.
 func (m *Manager) Report(r *pb.ReportJobRequest) (cancel bool, expire time.Time, err error) {
 	final := r.State != pb.JobState_JOB_STATE_UNSPECIFIED && Ended(r.State)
-	e, err := m.held(r.Job, r.LeaseToken)
+	e, err := m.hold(r.Job, r.LeaseToken)
 	if err != nil {
 		return false, time.Time{}, err
 	}
-	if e == nil { // it has ended
+	if e == nil {
+		if err := m.held(r.Job, r.LeaseToken); err != nil {
+			return false, time.Time{}, err
+		}
 		if !final {
 			return false, time.Time{}, fmt.Errorf("%w: %s has ended", ErrLeaseLost, r.Job)
 		}
