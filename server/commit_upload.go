@@ -239,5 +239,16 @@ func (c *committer) stats(maps []upload.Map, got upload.Received) *pb.JobStats {
 	return st
 }
 
-// pointPolicy is the policy that an item's points are kept by.
-func (v *Vault) pointPolicy(it *pb.ProtectedItem) *pb.Policy { return nil }
+// pointPolicy is the policy by which an item's points are kept; nil if it is
+// gone.
+func (v *Vault) pointPolicy(it *pb.ProtectedItem) *pb.Policy {
+	ids, ok := splitName(it.Policy, policyPattern, false)
+	if !ok {
+		return nil
+	}
+	p, err := v.policy(PolicyName{v.Name, ids[2]})
+	if err != nil {
+		return nil
+	}
+	return p
+}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"cairn/blockstore"
 	"cairn/blockstore/block"
@@ -106,14 +105,21 @@ func readError(n PointName, err error) error {
 		return nil
 	case errors.As(err, &corrupt):
 		e := errCorrupt(n, corrupt.Digest).with("block_id", strconv.FormatUint(corrupt.ID, 10)).because(err)
-		e.Message = fmt.Sprintf("recovery point %q: block %s (id %d) is damaged: %v", n, corrupt.Digest, corrupt.ID, corrupt.Err)
+		e.Message = fmt.Sprintf("recovery point %q: block %s (id %d) is damaged: %s", n, corrupt.Digest, corrupt.ID, firstLine(corrupt.Err))
 		return e
 	case errors.Is(err, block.ErrCorrupt):
 		e := errCorrupt(n, block.Zero).because(err)
-		e.Message = fmt.Sprintf("recovery point %q is damaged: %v", n, err)
+		e.Message = fmt.Sprintf("recovery point %q is damaged: %s", n, firstLine(err))
 		return e
 	}
 	return err
+}
+
+// firstLine is an error's text up to the first newline: Pebble's go on with
+// internals.
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
 }
 
 func errCorrupt(n PointName, d block.Digest) *Error {
@@ -129,18 +135,8 @@ func errCorrupt(n PointName, d block.Digest) *Error {
 func lostBlock(n PointName, err error) error {
 	if errors.Is(err, blockstore.ErrBlockMissing) {
 		e := errCorrupt(n, block.Zero).because(err)
-		e.Message = fmt.Sprintf("recovery point %q is damaged: %v", n, err)
+		e.Message = fmt.Sprintf("recovery point %q is damaged: %s", n, firstLine(err))
 		return e
 	}
 	return readError(n, err)
-}
-
-// receiveError is for errors of receiving from a client: one that says that a
-// message is larger than the server takes is the client's fault.
-func receiveError(err error) error {
-	if status.Code(err) == codes.ResourceExhausted {
-		return newError(pb.ErrorReason_ERROR_REASON_BATCH_TOO_LARGE,
-			"%s: send more, smaller messages", status.Convert(err).Message()).because(err)
-	}
-	return err
 }

@@ -85,9 +85,13 @@ func (v *Vault) diskOf(n PointName, target string) (m diskmap.Map, ok bool, err 
 	return m, false, nil
 }
 
-// blocks are the indexes of the first block of the range and of that behind it.
+// blocks are the indexes of the first block of the range and of that behind it;
+// the same for an empty range.
 func (d *diskRange) blocks() (from, to uint64) {
 	bs := int64(d.m.BlockSize)
+	if d.from == d.to {
+		return 0, 0
+	}
 	return uint64(d.from / bs), uint64((d.to + bs - 1) / bs)
 }
 

@@ -143,8 +143,9 @@ func (s *recoveryPointService) DeleteRecoveryPoint(ctx context.Context, r *pb.De
 	if err := checkPointEtag(p, r.Etag); err != nil {
 		return nil, err
 	}
-	if err := s.checkPointMutable(n); err != nil {
-		return nil, err
+	if m := v.stored(); isImmutable(m) {
+		return nil, newError(pb.ErrorReason_ERROR_REASON_IMMUTABLE,
+			"vault %q is immutable (%s): its recovery points cannot be deleted", v.Name, short(m.Immutability)).with("name", n.String())
 	}
 	reopen, err := s.data.leases.closePoint(n)
 	if err != nil {
@@ -170,8 +171,7 @@ func (s *recoveryPointService) DeleteRecoveryPoint(ctx context.Context, r *pb.De
 
 // Restore comes with the restores of whole machines.
 func (s *recoveryPointService) Restore(context.Context, *pb.RestoreRequest) (*pb.RestoreResponse, error) {
-	return nil, newError(pb.ErrorReason_ERROR_REASON_NOT_IMPLEMENTED,
-		"%s is not implemented by this server yet", pb.RecoveryPointService_Restore_FullMethodName)
+	return nil, errNotImplemented(pb.RecoveryPointService_Restore_FullMethodName)
 }
 
 // LeaseRecoveryPoint keeps a point from being deleted while it is read.
@@ -216,6 +216,3 @@ func (s *recoveryPointService) ReleaseRecoveryPoint(_ context.Context, r *pb.Rel
 	}
 	return &pb.ReleaseRecoveryPointResponse{}, nil
 }
-
-// checkPointMutable asks the vault's immutability before a point is deleted.
-func (s *Server) checkPointMutable(n PointName) error { return nil }

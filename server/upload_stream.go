@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+
 	"cairn/blockstore"
 	"cairn/blockstore/block"
 	pb "cairn/proto/cairn/v1"
@@ -21,7 +22,7 @@ func (s *blockService) UploadBlocks(stream grpc.BidiStreamingServer[pb.UploadBlo
 		return nil
 	}
 	if err != nil {
-		return receiveError(err)
+		return err
 	}
 	sess, err := s.session(first.UploadToken)
 	if err != nil {
@@ -77,7 +78,7 @@ func receiveBlocks(stream grpc.BidiStreamingServer[pb.UploadBlocksRequest, pb.Up
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
-			return receiveError(err)
+			return err
 		}
 	}
 }
@@ -118,7 +119,7 @@ func (s *blockService) WriteDiskMap(stream grpc.ClientStreamingServer[pb.WriteDi
 		return invalidField("header", "must be given in the first message")
 	}
 	if err != nil {
-		return receiveError(err)
+		return err
 	}
 	sess, err := s.session(r.Header.UploadToken)
 	if err != nil {
@@ -135,7 +136,7 @@ func (s *blockService) WriteDiskMap(stream grpc.ClientStreamingServer[pb.WriteDi
 		if r, err = stream.Recv(); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return receiveError(err)
+			return err
 		}
 		if r.Header != nil {
 			return invalidField("header", "must be given in the first message only")

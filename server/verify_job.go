@@ -12,12 +12,13 @@ import (
 	"cairn/blockstore"
 	"cairn/blockstore/block"
 	pb "cairn/proto/cairn/v1"
+	"cairn/server/catalog"
 	"cairn/server/job"
 )
 
 // Verify starts a job, in the server, that reads, decodes and re-hashes every
 // block of a point.
-func (s *recoveryPointService) Verify(ctx context.Context, r *pb.VerifyRequest) (*pb.VerifyResponse, error) {
+func (s *recoveryPointService) Verify(_ context.Context, r *pb.VerifyRequest) (*pb.VerifyResponse, error) {
 	var f fields
 	n := f.point("name", r.Name)
 	f.requestID(r.RequestId)
@@ -28,23 +29,34 @@ func (s *recoveryPointService) Verify(ctx context.Context, r *pb.VerifyRequest) 
 	if err != nil {
 		return nil, err
 	}
-	p, sp, err := v.point(n)
-	if err != nil {
-		release()
-		return nil, err
-	}
-	j, err := s.jobs.Start(job.Spec{
-		Vault: n.VaultName.String(), Operation: pb.JobOperation_JOB_OPERATION_VERIFY,
-		ProtectedItem: n.ItemName.String(), Machine: p.Machine, RecoveryPoint: p.Name, Tasks: []string{"Verify data"},
-	}, func(run *job.Run) error {
-		defer release()
-		return s.verifyPoint(run, v, n, p, sp.ID)
-	})
-	if err != nil {
-		release()
-		return nil, err
-	}
-	return &pb.VerifyResponse{Job: j}, nil
+	defer release()
+	return once(s.Server, n.Subscription, r.RequestId, pb.RecoveryPointService_Verify_FullMethodName, r, v, new(pb.VerifyResponse),
+		func(k keep) (*pb.VerifyResponse, error) {
+			p, sp, err := v.point(n)
+			if err != nil {
+				return nil, err
+			}
+			release, err := v.use() // the job's own
+			if err != nil {
+				return nil, err
+			}
+			resp := new(pb.VerifyResponse)
+			resp.Job, err = s.jobs.Start(job.Spec{
+				Vault: n.VaultName.String(), Operation: pb.JobOperation_JOB_OPERATION_VERIFY,
+				ProtectedItem: n.ItemName.String(), Machine: p.Machine, RecoveryPoint: p.Name, Tasks: []string{"Verify data"},
+				Also: func(tx *catalog.Tx, j *pb.Job) error {
+					return k.inCatalog(tx, &pb.VerifyResponse{Job: j})
+				},
+			}, func(run *job.Run) error {
+				defer release()
+				return s.verifyPoint(run, v, n, p, sp.ID)
+			})
+			if err != nil {
+				release()
+				return nil, err
+			}
+			return resp, nil
+		})
 }
 
 // verifyPoint is the job. It holds a lease meanwhile, like any other reader.
@@ -97,7 +109,7 @@ func verifyError(n PointName, r blockstore.VerifyReport) error {
 		if b.Digest == block.Zero {
 			what = "a block"
 		}
-		named = append(named, fmt.Sprintf("%s (id %d): %v", what, b.ID, b.Err))
+		named = append(named, fmt.Sprintf("%s (id %d): %s", what, b.ID, firstLine(b.Err)))
 	}
 	if more := r.BadCount - uint64(len(named)); more > 0 {
 		named = append(named, fmt.Sprintf("and %d more", more))
