@@ -45,7 +45,7 @@ func (n *node) OpendirHandle(context.Context, uint32) (fs.FileHandle, uint32, sy
 	return &dirHandle{n: n}, flags, 0
 }
 
-func (d *dirHandle) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno) {
+func (d *dirHandle) Readdirent(context.Context) (*fuse.DirEntry, syscall.Errno) {
 	d.last = tree.Entry{}
 	if d.pos < 2 {
 		e := &fuse.DirEntry{Name: ".", Mode: syscall.S_IFDIR, Ino: d.n.StableAttr().Ino, Off: 1}
@@ -59,7 +59,7 @@ func (d *dirHandle) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Err
 		return e, 0
 	}
 	if len(d.entries) == 0 && d.err == nil && !d.eof {
-		d.fetch(ctx)
+		d.fetch()
 	}
 	if len(d.entries) == 0 {
 		err := d.err
@@ -72,9 +72,9 @@ func (d *dirHandle) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Err
 	return &fuse.DirEntry{Name: e.Name, Mode: e.Type & filesys.TypeMask, Ino: e.Ino, Off: d.pos}, 0
 }
 
-func (d *dirHandle) fetch(ctx context.Context) {
+func (d *dirHandle) fetch() {
 	d.entries = make([]tree.Entry, 0, 16)
-	d.err = d.n.n.ReadDir(ctx, d.pos-2, func(e tree.Entry) bool {
+	d.err = d.n.n.ReadDir(whole, d.pos-2, func(e tree.Entry) bool {
 		d.entries = append(d.entries, e)
 		return len(d.entries) < dirBatch
 	})

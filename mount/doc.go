@@ -49,8 +49,9 @@
 //
 // Requests are served side by side, one goroutine each, up to MaxBackground
 // readahead requests of up to 1 MiB at a time. Nothing here holds a lock while
-// it reads. A read that hangs in the Image hangs the process that asked for it
-// and nobody else; kill -9 ends that process.
+// it reads. A request that hangs in the Image hangs the process that asked and
+// nobody else, but the kernel lets no signal end that wait: an Image whose
+// blocks come from elsewhere must give up by itself after a while.
 //
 // # Known deadlocks
 //

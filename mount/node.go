@@ -37,6 +37,11 @@ var (
 	_ fs.NodeStatfser       = (*node)(nil)
 )
 
+// whole is the context that the tree is asked with. A request's own context ends
+// with any signal that the asking process gets, be it the end of a child or
+// another size of its terminal, and few programs expect a failing stat then.
+var whole = context.Background()
+
 // mounted is what all nodes of a mount share.
 type mounted struct {
 	reporter
@@ -50,7 +55,7 @@ func (n *node) errno(err error, op string) syscall.Errno {
 
 // adopt makes the FUSE node for a child and fills in its entry.
 func (n *node) adopt(ctx context.Context, child tree.Node, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	a, err := child.Attr(ctx)
+	a, err := child.Attr(whole)
 	if err != nil {
 		return nil, n.errno(err, "read attributes in")
 	}
@@ -66,7 +71,7 @@ func (n *node) adopt(ctx context.Context, child tree.Node, out *fuse.EntryOut) (
 }
 
 func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	child, err := n.n.Lookup(ctx, name)
+	child, err := n.n.Lookup(whole, name)
 	if err != nil {
 		if n.n.Fresh() > 0 {
 			// Any timeout but zero keeps go-fuse from letting the kernel
@@ -78,8 +83,8 @@ func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	return n.adopt(ctx, child, out)
 }
 
-func (n *node) Getattr(ctx context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	a, err := n.n.Attr(ctx)
+func (n *node) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	a, err := n.n.Attr(whole)
 	if err != nil {
 		return n.errno(err, "read attributes of")
 	}
@@ -91,8 +96,8 @@ func (n *node) Getattr(ctx context.Context, _ fs.FileHandle, out *fuse.AttrOut) 
 }
 
 // Statx is asked for the time of birth, which Getattr has no room for.
-func (n *node) Statx(ctx context.Context, _ fs.FileHandle, _, _ uint32, out *fuse.StatxOut) syscall.Errno {
-	a, err := n.n.Attr(ctx)
+func (n *node) Statx(_ context.Context, _ fs.FileHandle, _, _ uint32, out *fuse.StatxOut) syscall.Errno {
+	a, err := n.n.Attr(whole)
 	if err != nil {
 		return n.errno(err, "read attributes of")
 	}
@@ -146,16 +151,16 @@ func (m *mounted) fill(n tree.Node, a filesys.Attr, out *fuse.Attr) {
 // ENOSYS keeps it from asking again.
 func (n *node) Access(context.Context, uint32) syscall.Errno { return syscall.ENOSYS }
 
-func (n *node) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
-	target, err := n.n.Readlink(ctx)
+func (n *node) Readlink(_ context.Context) ([]byte, syscall.Errno) {
+	target, err := n.n.Readlink(whole)
 	if err != nil {
 		return nil, n.errno(err, "read symlink")
 	}
 	return []byte(target), 0
 }
 
-func (n *node) Listxattr(ctx context.Context, dest []byte) (uint32, syscall.Errno) {
-	names, err := n.n.Xattrs(ctx)
+func (n *node) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno) {
+	names, err := n.n.Xattrs(whole)
 	if err != nil {
 		return 0, n.errno(err, "list extended attributes of")
 	}
@@ -166,8 +171,8 @@ func (n *node) Listxattr(ctx context.Context, dest []byte) (uint32, syscall.Errn
 	return give(dest, list)
 }
 
-func (n *node) Getxattr(ctx context.Context, name string, dest []byte) (uint32, syscall.Errno) {
-	v, err := n.n.Xattr(ctx, name)
+func (n *node) Getxattr(_ context.Context, name string, dest []byte) (uint32, syscall.Errno) {
+	v, err := n.n.Xattr(whole, name)
 	if err != nil {
 		return 0, n.errno(err, "read extended attribute "+name+" of")
 	}
@@ -199,8 +204,8 @@ func (n *node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 	return 0
 }
 
-func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	f, err := n.n.Open(ctx)
+func (n *node) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	f, err := n.n.Open(whole)
 	if err != nil {
 		return nil, 0, n.errno(err, "open")
 	}

@@ -46,7 +46,7 @@ func (s *Server) Unmount(ctx context.Context) error {
 	var users []string
 	busySince := time.Now()
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		err := s.detach(ctx, false)
+		err := s.detach(false)
 		if err == nil {
 			break
 		}
@@ -63,7 +63,7 @@ func (s *Server) Unmount(ctx context.Context) error {
 			}
 		}
 		users = usersOf(s.dir)
-		if err := s.detach(context.WithoutCancel(ctx), true); err != nil {
+		if err := s.detach(true); err != nil {
 			return fmt.Errorf("unmount %s, in use%s: %w", s.dir, by(users), err)
 		}
 		s.log.Warn("the mount is in use and was detached; it ends when it is let go", "dir", s.dir, "users", users)
@@ -79,7 +79,7 @@ func (s *Server) Unmount(ctx context.Context) error {
 }
 
 // detach unmounts, lazily if asked. A mount that is gone already is no error.
-func (s *Server) detach(ctx context.Context, lazy bool) error {
+func (s *Server) detach(lazy bool) error {
 	if !s.attached() {
 		return nil
 	}
@@ -91,7 +91,7 @@ func (s *Server) detach(ctx context.Context, lazy bool) error {
 		}
 		err = unix.Unmount(s.dir, flags)
 	} else {
-		err = fusermount(ctx, s.dir, lazy)
+		err = fusermount(s.dir, lazy)
 	}
 	if err != nil && !s.attached() {
 		return nil // somebody else was faster
@@ -105,7 +105,9 @@ func (s *Server) attached() bool {
 	return m != nil && m.dev == s.dev
 }
 
-func fusermount(ctx context.Context, dir string, lazy bool) error {
+func fusermount(dir string, lazy bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
 	args := []string{"-u", "--", dir}
 	if lazy {
 		args = append([]string{"-z"}, args...)

@@ -1,7 +1,6 @@
 package extract
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -275,107 +273,6 @@ func TestDestinations(t *testing.T) {
 	leftovers(t, dir)
 }
 
-// What no sane guest holds must not lead out of the destination, hang, or stop
-// the rest.
-func TestHostileGuest(t *testing.T) {
-	outside := t.TempDir()
-	fs := mounttest.NewFS()
-	fs.Dir("/d")
-	d := fs.Get("/d")
-	// A symlink that leads out, then a directory of the same name with a file.
-	fs.Symlink("/d/evil", outside)
-	evil := fs.Dir("/d/evil2")
-	fs.File("/d/evil2/pwned", "pwned")
-	d.Entries[1].Name = "evil"
-	// Names that are paths.
-	payload := fs.File("/d/payload", "pwned")
-	for i, name := range []string{"../escape", "..", ".", "", "a/b", "nul\x00", "/abs"} {
-		d.Entries = append(d.Entries, filesys.DirEntry{Name: name, Ino: payload.Ino, Type: filesys.TypeRegular, Next: uint64(i + 1)})
-	}
-	// Directories that contain themselves, and one under two names.
-	d.Entries = append(d.Entries,
-		filesys.DirEntry{Name: "self", Ino: d.Ino, Type: filesys.TypeDir, Next: 50},
-		filesys.DirEntry{Name: "again", Ino: evil.Ino, Type: filesys.TypeDir, Next: 51})
-	// Sizes that no disk holds, symlinks without a target, broken inodes.
-	fs.File("/d/huge", "").Size = 1<<63 - 1
-	fs.Symlink("/d/notarget", "")
-	fs.File("/d/broken", "").Err = filesys.ErrCorrupt
-	fs.File("/d/unreadable", "x").ReadErr = errors.New("block 1234 does not match its digest")
-	fs.File("/d/"+strings.Repeat("n", 300), "")
-	fs.File("/d/zz-last", "fine")
-	fs.Get("/d/huge").Extents = []mounttest.Span{}
-
-	dest := t.TempDir()
-	var rep report
-	res, err := Copy(ctx, []Source{source(t, guest(fs), "/d")}, dest, Options{Archive: true, Report: rep.add})
-	if !errors.Is(err, ErrIncomplete) || res.Failed < 12 {
-		t.Errorf("%+v, %v", res, err)
-	}
-	if names, _ := os.ReadDir(outside); len(names) > 0 {
-		t.Errorf("something got out: %v", names)
-	}
-	if names, _ := os.ReadDir(filepath.Dir(dest)); len(names) != 2 { // outside and dest
-		t.Errorf("beside the destination: %v", names)
-	}
-	if b, _ := os.ReadFile(dest + "/d/zz-last"); string(b) != "fine" {
-		t.Error("the rest was not copied")
-	}
-	for _, want := range []string{"does not match its digest", "directory with two names", "cannot be a file's name"} {
-		if !strings.Contains(rep.String(), want) {
-			t.Errorf("no %q in\n%s", want, &rep)
-		}
-	}
-	if _, err := os.Lstat(dest + "/d/unreadable"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a part of an unreadable file was left: %v", err)
-	}
-	leftovers(t, dest)
-}
-
-// A symlink that lies at the destination, before or put there meanwhile, is not
-// followed.
-func TestHostileDestination(t *testing.T) {
-	outside, dest := t.TempDir(), t.TempDir()
-	fs := mounttest.NewFS()
-	fs.Dir("/d")
-	fs.Dir("/d/sub")
-	fs.File("/d/sub/file", "x")
-	fs.File("/d/sub/victim", "y")
-	if err := os.Mkdir(dest+"/d", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(outside, dest+"/d/sub"); err != nil {
-		t.Fatal(err)
-	}
-	for _, force := range []bool{false, true} {
-		if _, err := Copy(ctx, []Source{source(t, guest(fs), "/d")}, dest, Options{Recursive: true, Force: force}); !errors.Is(err, ErrIncomplete) {
-			t.Errorf("through a symlink: %v", err)
-		}
-	}
-	// Somebody swaps the directory for a symlink again and again.
-	stop, swapped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(swapped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				_ = os.Remove(dest + "/d/sub")
-				_ = os.Symlink(outside, dest+"/d/sub")
-				_ = os.RemoveAll(dest + "/d/sub")
-			}
-		}
-	}()
-	for range 200 {
-		_, _ = Copy(ctx, []Source{source(t, guest(fs), "/d")}, dest, Options{Recursive: true, Force: true})
-	}
-	close(stop)
-	<-swapped
-	if names, _ := os.ReadDir(outside); len(names) > 0 {
-		t.Errorf("something got out: %v", names)
-	}
-}
-
 func TestCancel(t *testing.T) {
 	fs := mounttest.NewFS()
 	fs.Dir("/d")
@@ -494,78 +391,5 @@ func TestSparseDisk(t *testing.T) {
 	}
 	if st := stat(t, dest+"/vda.raw"); st.Size != 1<<40 || st.Blocks > 256 {
 		t.Errorf("size %d, %d blocks", st.Size, st.Blocks)
-	}
-}
-
-func TestStreamFile(t *testing.T) {
-	tr := guest(sample())
-	var out bytes.Buffer
-	res, err := Stream(ctx, source(t, tr, "/d/sub/sparse"), &out, Options{})
-	want := strings.Repeat("\x00", 1<<20) + mounttest.Pattern(8192)
-	if err != nil || out.Len() != 16<<20 || out.String()[:len(want)] != want || len(strings.Trim(out.String()[len(want):], "\x00")) > 0 || res.Bytes != 8192 {
-		t.Errorf("%d bytes, %+v, %v", out.Len(), res, err)
-	}
-	if _, err := Stream(ctx, source(t, tr, "/d"), io.Discard, Options{}); err == nil || !strings.Contains(err.Error(), "use -r") {
-		t.Errorf("a directory: %v", err)
-	}
-	if _, err := Stream(ctx, source(t, tr, "/d/dev"), io.Discard, Options{}); err == nil {
-		t.Error("a device was streamed")
-	}
-	broken := errors.New("broken pipe")
-	if _, err := Stream(ctx, source(t, tr, "/d/one"), writerFunc(func([]byte) (int, error) { return 0, broken }), Options{}); !errors.Is(err, broken) {
-		t.Errorf("a broken pipe: %v", err)
-	}
-	fs := sample()
-	fs.Get("/d/one").ReadErr = errors.New("block 1234 does not match its digest")
-	if _, err := Stream(ctx, source(t, guest(fs), "/d/one"), io.Discard, Options{}); err == nil || !strings.Contains(err.Error(), "1234") {
-		t.Errorf("a lost block: %v", err)
-	}
-}
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-// A tar stream holds what Copy would have made, and tar can unpack it.
-func TestStreamTar(t *testing.T) {
-	fs := sample()
-	fs.File("/d/broken", "").Err = filesys.ErrCorrupt
-	fs.Add("/d/bigdev", filesys.TypeBlock|0o600).Rdev = unix.Mkdev(0xabc, 0x12345)
-	fs.File("/d/"+strings.Repeat("long", 60), "x")
-	fs.Get("/d/empty").Mtime = time.Date(1960, 1, 1, 0, 0, 0, 5, time.UTC)
-	var out bytes.Buffer
-	var rep report
-	res, err := Stream(ctx, source(t, guest(fs), "/d"), &out, Options{Archive: true, Report: rep.add})
-	if !errors.Is(err, ErrIncomplete) || res.Failed != 1 || res.Files != 5 || res.HardLinks != 1 || res.Specials != 3 || res.Skipped != 1 || res.Dirs != 2 {
-		t.Errorf("%+v, %v", res, err)
-	}
-	got := map[string]*tar.Header{}
-	for r := tar.NewReader(bytes.NewReader(out.Bytes())); ; {
-		h, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		got[h.Name] = h
-		if b, err := io.ReadAll(r); err != nil || h.Name == "d/one" && string(b) != mounttest.Pattern(3<<20+17) {
-			t.Errorf("content of %s: %v", h.Name, err)
-		}
-	}
-	if h := got["d/one"]; h == nil || h.Mode != 0o4755 || h.Uid != 1234 || h.PAXRecords["SCHILY.xattr.user.note"] != "a\x00b" || h.ModTime.Nanosecond() != 123 {
-		t.Errorf("one: %+v", h)
-	}
-	if h := got["d/sub/two"]; h == nil || h.Typeflag != tar.TypeLink || h.Linkname != "d/one" {
-		t.Errorf("two: %+v", h)
-	}
-	if h := got["d/bigdev"]; h == nil || h.Devmajor != 0xabc || h.Devminor != 0x12345 {
-		t.Errorf("bigdev: %+v", h)
-	}
-	cmd := exec.Command("tar", "-tf", "-", "--quoting-style=literal")
-	cmd.Stdin = bytes.NewReader(out.Bytes())
-	list, err := cmd.CombinedOutput()
-	if err != nil || !slices.Contains(strings.Split(string(list), "\n"), "d/sub/two") || !strings.Contains(string(list), "d/\xff raw\nname") {
-		t.Errorf("tar lists %v\n%s", err, list)
 	}
 }

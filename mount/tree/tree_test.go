@@ -14,11 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"cairn/blockstore/diskmap"
 	"cairn/mount/filesys"
 	"cairn/mount/mounttest"
 )
 
 var ctx = context.Background()
+
+var _ Image = (*diskmap.Image)(nil)
 
 // part is a partition of a test disk: its MBR type and what stands at its start.
 type part struct {
@@ -391,184 +394,5 @@ func TestDiskNames(t *testing.T) {
 	}
 	if got := list(t, find(t, tr, "disks").Node); len(got) != 6 || got[3] != ".._.._etc.raw" {
 		t.Errorf("disks %q", got)
-	}
-}
-
-func TestResolve(t *testing.T) {
-	tr := NewPoint(testPoint(), Options{OpenFS: onlyExt})
-	for _, tc := range []struct {
-		path, want string
-		err        error
-	}{
-		{"", "/", nil},
-		{"/", "/", nil},
-		{"//volumes/./vda1//etc/", "/volumes/vda1/etc", nil},
-		{"volumes/vda1/bin/sh", "/volumes/vda1/usr/bin/sh", nil},
-		{"volumes/vda1/abs", "/volumes/vda1/etc/hostname", nil},
-		{"volumes/vda1/etc/alternatives/bin", "/volumes/vda1/usr/bin", nil},
-		{"volumes/vda1/escape", "/volumes/vda1/etc/hostname", nil},
-		{"volumes/vda1/etc/up", "", filesys.ErrNotExist},
-		{"volumes/vda1/etc/../../vdb/etc/hostname", "/volumes/vdb/etc/hostname", nil},
-		{"volumes/vda1/bin/../../etc", "/volumes/vda1/etc", nil},
-		{"../../..", "/", nil},
-		{"volumes/vda1/loop1", "", ErrLoop},
-		{"volumes/vda1/loop1/x", "", ErrLoop},
-		{"volumes/vda1/etc/hostname/", "", filesys.ErrNotDir},
-		{"volumes/vda1/etc/hostname/x", "", filesys.ErrNotDir},
-		{"volumes/vda1/nope/x", "", filesys.ErrNotExist},
-	} {
-		f, err := tr.Resolve(ctx, tc.path, true)
-		if !errors.Is(err, tc.err) || f.Path != tc.want {
-			t.Errorf("%q: %q, %v; want %q, %v", tc.path, f.Path, err, tc.want, tc.err)
-		}
-	}
-	f, err := tr.Resolve(ctx, "volumes/vda1/bin", false)
-	if err != nil || f.Path != "/volumes/vda1/bin" || f.Attr.Mode&filesys.TypeMask != filesys.TypeSymlink {
-		t.Errorf("not followed: %+v, %v", f, err)
-	}
-	if f, err = tr.Resolve(ctx, "volumes/vda1/bin/", false); err != nil || f.Path != "/volumes/vda1/usr/bin" {
-		t.Errorf("a slash at the end: %+v, %v", f, err)
-	}
-	_, err = tr.Resolve(ctx, "/etc/hostname", true)
-	if err == nil || !strings.Contains(err.Error(), "the files of this point are in /volumes/vda1, /volumes/vdb") {
-		t.Errorf("hint: %v", err)
-	}
-}
-
-func TestItem(t *testing.T) {
-	at := func(h int) time.Time { return pointTime.Add(time.Duration(h) * time.Hour) }
-	var mu sync.Mutex
-	refs := []Ref{{"b", at(1)}, {"a", at(0)}, {"c", at(1).Add(time.Millisecond)}}
-	var listErr error
-	lists, opens, closes := 0, map[string]int{}, 0
-	tr := NewItem(Item{
-		Name: "web1", Refresh: time.Nanosecond,
-		List: func(context.Context) ([]Ref, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			lists++
-			return refs, listErr
-		},
-		Open: func(_ context.Context, id string) (Point, error) {
-			opens[id]++
-			p := testPoint()
-			p.ID, p.JSON, p.Time = id, fmt.Appendf(nil, `{"id":%q}`, id), time.Time{}
-			p.Close = func() error { closes++; return nil }
-			return p, nil
-		},
-	}, Options{OpenFS: openFake})
-	want := []string{"2026-11-20T22-00-00Z", "2026-11-20T23-00-00Z", "2026-11-20T23-00-00Z-c", "latest"}
-	if got := list(t, tr.Root()); !slices.Equal(got, want) {
-		t.Fatalf("names %q, want %q", got, want)
-	}
-	if len(opens) != 0 {
-		t.Errorf("listing opened %v", opens)
-	}
-	if got := content(t, tr, "latest/point.json"); !strings.Contains(got, `"id": "c"`) {
-		t.Errorf("latest is %s", got)
-	}
-	if f := find(t, tr, "latest"); f.Path != "/2026-11-20T23-00-00Z-c" || !f.Attr.Mtime.Equal(refs[2].Time) {
-		t.Errorf("latest: %+v", f)
-	}
-	if got := content(t, tr, want[0]+"/volumes/vda1/etc/hostname"); got != "web1\n" {
-		t.Errorf("hostname is %q", got)
-	}
-	if opens["c"] != 1 || opens["a"] != 1 || opens["b"] != 0 {
-		t.Errorf("opens %v", opens)
-	}
-	one := find(t, tr, want[0]).Attr.Ino
-
-	// One point expires, another appears, and then the server is away.
-	mu.Lock()
-	refs = []Ref{{"a", at(0)}, {"d", at(5)}}
-	mu.Unlock()
-	if got := list(t, tr.Root()); !slices.Equal(got, []string{want[0], "2026-11-21T03-00-00Z", "latest"}) {
-		t.Errorf("names %q", got)
-	}
-	mu.Lock()
-	listErr = errors.New("server away")
-	mu.Unlock()
-	if got := list(t, tr.Root()); len(got) != 3 {
-		t.Errorf("names while the server is away %q", got)
-	}
-	if again := find(t, tr, want[0]).Attr.Ino; again != one {
-		t.Errorf("the point's inode changed from %d to %d", one, again)
-	}
-	if err := tr.Close(); err != nil || closes != 2 {
-		t.Errorf("%d points closed, %v", closes, err)
-	}
-
-	empty := NewItem(Item{List: func(context.Context) ([]Ref, error) { return nil, nil }}, Options{})
-	if got := list(t, empty.Root()); len(got) != 0 {
-		t.Errorf("an item without points has %q", got)
-	}
-}
-
-// Trees that no sane volume has end, too.
-func TestWalkHostile(t *testing.T) {
-	fs := mounttest.NewFS()
-	d := fs.Dir("/d")
-	d.Entries = append(d.Entries, filesys.DirEntry{Name: "up", Ino: 2, Type: filesys.TypeDir, Next: 1}, filesys.DirEntry{Name: "self", Ino: d.Ino, Type: filesys.TypeDir, Next: 2})
-	for i := range 30 { // 2^30 paths
-		p := "/e" + strings.Repeat("/x", i)
-		e := fs.Dir(p)
-		e.Entries = append(e.Entries, filesys.DirEntry{Name: "y", Ino: e.Ino + 1, Type: filesys.TypeDir, Next: 1})
-	}
-	fs.Get("/e" + strings.Repeat("/x", 29)).Entries = nil
-	fs.File("/bad", "").Err = filesys.ErrCorrupt
-	tr := NewPoint(testPoint(), Options{OpenFS: func(io.ReaderAt, int64) (filesys.FS, error) { return fs, nil }})
-	visits, bad := 0, 0
-	err := Walk(ctx, "/", find(t, tr, "volumes/vda1").Node, func(_ string, _ Node, _ filesys.Attr, err error) error {
-		visits++
-		if errors.Is(err, filesys.ErrCorrupt) {
-			bad++
-		}
-		return nil
-	})
-	if err != nil || visits > 100 || bad < 30 {
-		t.Errorf("%d visits, %d bad, %v", visits, bad, err)
-	}
-	chain := mounttest.NewFS()
-	last := chain.Inodes[2]
-	for i := range uint64(2 * MaxDepth) {
-		n := &mounttest.Inode{Attr: filesys.Attr{Ino: 100 + i, Mode: filesys.TypeDir | 0o755}}
-		chain.Inodes[n.Ino] = n
-		last.Entries = []filesys.DirEntry{{Name: "d", Ino: n.Ino, Type: filesys.TypeDir, Next: 1}}
-		last = n
-	}
-	tr = NewPoint(testPoint(), Options{OpenFS: func(io.ReaderAt, int64) (filesys.FS, error) { return chain, nil }})
-	deepest := 0
-	var last2 error
-	if err := Walk(ctx, "/", find(t, tr, "volumes/vda1").Node, func(p string, _ Node, _ filesys.Attr, err error) error {
-		deepest, last2 = strings.Count(p, "d"), err
-		return nil
-	}); err != nil || deepest != MaxDepth || !errors.Is(last2, filesys.ErrCorrupt) {
-		t.Errorf("depth %d, %v, %v", deepest, last2, err)
-	}
-}
-
-// A directory of many entries is walked whole, across batches.
-func TestWalkLargeDirectory(t *testing.T) {
-	fs := mounttest.NewFS()
-	for i := range 3*batch + 1 {
-		fs.File(fmt.Sprintf("/f%05d", i), "")
-	}
-	tr := NewPoint(testPoint(), Options{OpenFS: func(io.ReaderAt, int64) (filesys.FS, error) { return fs, nil }})
-	seen := map[string]bool{}
-	if err := Walk(ctx, "", find(t, tr, "volumes/vda1").Node, func(p string, _ Node, _ filesys.Attr, err error) error {
-		seen[p] = true
-		return err
-	}); err != nil || len(seen) != 3*batch+2 {
-		t.Errorf("%d entries, %v", len(seen), err)
-	}
-	stop := errors.New("stop")
-	n := 0
-	if err := Walk(ctx, "", find(t, tr, "volumes/vda1").Node, func(string, Node, filesys.Attr, error) error {
-		if n++; n == 10 {
-			return stop
-		}
-		return nil
-	}); err != stop || n != 10 {
-		t.Errorf("stopped after %d with %v", n, err)
 	}
 }
