@@ -226,14 +226,18 @@ func xattrs(path string) ([]string, error) {
 	return list, nil
 }
 
-// content compares where the data is first: reading may change what the kernel
-// knows about holes.
+// content compares where the data is first, and has the kernel forget what was
+// read of the file before: to SEEK_DATA, what is cached of an unwritten extent
+// is data.
 func (d *differ) content(want, got, rel string, size int64) error {
 	w, err := unix.Open(want, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", want, err)
 	}
 	defer unix.Close(w)
+	if err := unix.Fadvise(w, 0, 0, unix.FADV_DONTNEED); err != nil {
+		return fmt.Errorf("forget cached bytes of %s: %w", want, err)
+	}
 	g, err := unix.Open(got, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return d.differ(rel, "open: %v", err)
