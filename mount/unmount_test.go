@@ -17,10 +17,17 @@ import (
 )
 
 func TestUnmountWhileBusy(t *testing.T) {
+	needTool(t, "fusermount3", "fuse3")
+	t.Run("direct", func(t *testing.T) { unmountWhileBusy(t, Options{}) })
+	t.Run("fusermount3", func(t *testing.T) { unmountWhileBusy(t, Options{helper: true}) })
+}
+
+func unmountWhileBusy(t *testing.T, opts Options) {
 	fs := testFS()
 	fs.File("/big", mounttest.Pattern(1<<20))
 	var log logBuffer
-	s, dir := mountPoint(t, testPoint(nil), fs, Options{Log: log.logger()})
+	opts.Log = log.logger()
+	s, dir := mountPoint(t, testPoint(nil), fs, opts)
 	f, err := os.Open(dir + "/volumes/vda/big")
 	if err != nil {
 		t.Fatal(err)
