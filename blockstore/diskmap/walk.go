@@ -27,7 +27,7 @@ type Visitor struct {
 
 // WalkPages visits the pages of a map from the top down, in ascending order
 // within each level. Pages are read in batches of up to 1 MiB; memory is
-// bounded by Depth × 8 MiB at worst.
+// within about 2 MiB per level.
 func WalkPages(ctx context.Context, r BlockReader, m Map, v Visitor) error {
 	return walk(ctx, r, m, 0, m.Blocks(), v)
 }
