@@ -12,23 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// noFUSE is what can be done without FUSE.
-const noFUSE = "; without FUSE, cairn ls and cairn cp do the same"
+// ErrNoFUSE: this host or this user cannot mount through FUSE at all. What the
+// mount would show can still be had without it, from mount/tree and
+// mount/extract.
+var ErrNoFUSE = errors.New("FUSE cannot be used here")
 
 // checkHost tells what FUSE lacks on this host before the kernel or fusermount3
 // answers with a number.
 func checkHost(direct, allowOther bool) error {
 	if _, err := os.Stat("/dev/fuse"); err != nil {
-		return fmt.Errorf("this host has no /dev/fuse: load the kernel module (modprobe fuse), or give the container that device%s", noFUSE)
+		return fmt.Errorf("%w: there is no /dev/fuse; load the kernel module (modprobe fuse), or give the container that device", ErrNoFUSE)
 	}
 	if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err != nil {
-		return fmt.Errorf("this user may not open /dev/fuse (%w): its mode should be 0666%s", err, noFUSE)
+		return fmt.Errorf("%w: this user may not open /dev/fuse (%w), whose mode should be 0666", ErrNoFUSE, err)
 	}
 	if direct {
 		return nil
 	}
 	if _, err := exec.LookPath("fusermount3"); err != nil {
-		return fmt.Errorf("fusermount3 is needed to mount without being root: install the package fuse3%s", noFUSE)
+		return fmt.Errorf("%w: to mount without being root install fusermount3 (package fuse3)", ErrNoFUSE)
 	}
 	if conf, _ := os.ReadFile("/etc/fuse.conf"); allowOther && os.Geteuid() != 0 && !hasLine(string(conf), "user_allow_other") {
 		return errors.New("other users may be let in only by root: add a line user_allow_other to /etc/fuse.conf, or mount without that option")
@@ -49,9 +51,9 @@ func hasLine(text, line string) bool {
 func fuseError(err error, direct bool) error {
 	switch {
 	case errors.Is(err, os.ErrPermission) && direct:
-		return fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN, which a container lacks unless it is given%s", err, noFUSE)
+		return fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN, which a container lacks unless it is given: %w", ErrNoFUSE, err)
 	case !direct:
-		return fmt.Errorf("%w: fusermount3 said why above; the directory must belong to you%s", err, noFUSE)
+		return fmt.Errorf("%w (fusermount3 printed why; the directory must belong to you)", err)
 	default:
 		return err
 	}
