@@ -31,8 +31,6 @@ type Options struct {
 	// told about it: "images", "libvirt".
 	Source     source.Source
 	SourceKind string
-	// Version is the agent's version, for the record.
-	Version string
 	// MaxConcurrent is how many jobs run at the same time; 0 means 1.
 	MaxConcurrent int
 	// Compression of blocks; 0 means block.Fastest.
@@ -166,7 +164,7 @@ func fatal(err error) bool {
 func (a *agent) session(ctx context.Context) error {
 	_, err := a.c.Hosts.RegisterHost(ctx, &cairnv1.RegisterHostRequest{
 		Parent: a.parent, HostId: a.Host,
-		Host: &cairnv1.Host{Region: a.Region, Sources: []string{a.SourceKind}, AgentVersion: a.Version},
+		Host: &cairnv1.Host{Region: a.Region, Sources: []string{a.SourceKind}, AgentVersion: Version},
 	})
 	if err != nil {
 		return err

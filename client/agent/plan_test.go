@@ -97,4 +97,3 @@ func TestPlanCoversEveryExtent(t *testing.T) {
 		}
 	})
 }
-

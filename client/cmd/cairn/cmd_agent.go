@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"regexp"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,11 +11,8 @@ import (
 	"cairn/client/source"
 )
 
-// version is what programs say they are.
-const version = "0.1.0"
-
 func (a *app) agentCmd() *cobra.Command {
-	o := agent.Options{Version: version}
+	var o agent.Options
 	var images string
 	cmd := &cobra.Command{
 		Use: "agent --images DIR", Short: "Run on a host: find its machines and back them up", Args: args(cobra.NoArgs),
@@ -44,7 +39,7 @@ format is read through qemu-nbd (Debian: qemu-utils).`,
 		o.Source, o.SourceKind = src, "images"
 		o.Server, o.Subscription = a.server, a.subscription
 		if o.Host == "" {
-			if o.Host, err = hostID(); err != nil {
+			if o.Host, err = agent.HostID(); err != nil {
 				return err
 			}
 		}
@@ -53,20 +48,4 @@ format is read through qemu-nbd (Debian: qemu-utils).`,
 		return agent.Run(cmd.Context(), o)
 	}
 	return cmd
-}
-
-var notInID = regexp.MustCompile(`[^a-z0-9]+`)
-
-// hostID makes an id of the host's name: "Web1.example.org" is "web1".
-func hostID() (string, error) {
-	name, err := os.Hostname()
-	if err != nil {
-		return "", fmt.Errorf("name of this host: %w", err)
-	}
-	name, _, _ = strings.Cut(name, ".")
-	id := strings.Trim(notInID.ReplaceAllString(strings.ToLower(name), "-"), "-")
-	if id == "" || id[0] < 'a' {
-		id = "host-" + id
-	}
-	return strings.TrimRight(id[:min(len(id), 63)], "-"), nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cairn/client"
+	"cairn/client/agent"
 )
 
 func main() { os.Exit(run()) }
@@ -68,6 +69,7 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "cairn",
 		Short:         "Back up virtual machines, and get them, or one file of theirs, back",
+		Version:       agent.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {

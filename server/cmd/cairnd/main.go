@@ -15,122 +15,34 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"log/slog"
 	"os"
-	"runtime/debug"
-	"strings"
-	"time"
 
-	"github.com/spf13/cobra"
+	"cairn/client/agent"
+	"cairn/client/source"
+	"cairn/server/daemon"
 )
 
-// version is what the program says it is.
-const version = "0.1.0"
+func main() { os.Exit(daemon.Main(os.Args[1:], agent.Version, localAgent)) }
 
-// memoryLimit is where the garbage collector begins to work harder: caches have
-// fixed sizes, and what remains should not come in addition to them without end.
-const memoryLimit = 256 << 20
-
-func main() {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
+// localAgent is the agent of --local-agent.
+func localAgent(o daemon.AgentOptions) (daemon.RunAgent, error) {
+	src, err := source.NewImages(o.Images)
+	if err != nil {
+		return nil, err
 	}
-	os.Exit(run(os.Args[1:]))
-}
-
-// usageError is a wrong command line: exit status 2.
-type usageError struct{ error }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-// config is the command line.
-type config struct {
-	data, listen, socket string
-	regions              []string
-	localAgent           bool
-	images, libvirt      string
-	host                 string
-	grace                time.Duration
-	verbose              bool
-}
-
-func run(args []string) int {
-	var c config
-	cmd := &cobra.Command{
-		Use: "cairnd --data DIR", Short: "Keep backups of virtual machines and serve them", Version: version,
-		SilenceUsage: true, SilenceErrors: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unexpected argument %q: cairnd takes flags only", args[0])
-			}
-			return nil
-		},
-		RunE: func(*cobra.Command, []string) error {
-			if err := c.check(); err != nil {
-				return err
-			}
-			return c.serve()
-		},
-	}
-	cmd.SetArgs(args)
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	f := cmd.Flags()
-	f.StringVar(&c.data, "data", "", "directory of all data; made if it does not exist")
-	f.StringVar(&c.listen, "listen", "", "loopback HOST:PORT to serve on, instead of the socket; port 0 takes a free one")
-	f.StringVar(&c.socket, "socket", "", "unix socket to serve on (default: cairnd.sock in the data directory, unless --listen is given)")
-	f.StringSliceVar(&c.regions, "region", []string{"local"}, "region that this server is in; with others after it, these exist as well")
-	f.BoolVar(&c.localAgent, "local-agent", false, "run the agent of this host within the server")
-	f.StringVar(&c.images, "images", "", "directory of disk images for the local agent")
-	f.StringVar(&c.libvirt, "libvirt", "", "libvirt URI for the local agent")
-	f.StringVar(&c.host, "host", "", "id of this host for the local agent (default: its name)")
-	f.DurationVar(&c.grace, "grace", 10*time.Second, "time that running uploads get when the server is stopped")
-	f.BoolVarP(&c.verbose, "verbose", "v", false, "log every call")
-	err := cmd.Execute()
-	var usage usageError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "cairnd: %v\nRun 'cairnd --help' for usage.\n", err)
-		return 2
-	}
-	fmt.Fprintf(os.Stderr, "cairnd: %v\n", err)
-	return 1
-}
-
-// check refuses command lines that make no sense.
-func (c *config) check() error {
-	switch {
-	case c.data == "":
-		return usagef("say where the data is: --data DIR")
-	case c.grace < 0:
-		return usagef("--grace %v: must not be negative", c.grace)
-	case !c.localAgent && (c.images != "" || c.libvirt != "" || c.host != ""):
-		return usagef("--images, --libvirt and --host are for the agent within the server: add --local-agent")
-	case c.localAgent && c.libvirt != "":
-		return usagef("--libvirt %s: this version takes machines from image files only: use --images DIR", c.libvirt)
-	case c.localAgent && c.images == "":
-		return usagef("say where the local agent's machines come from: --images DIR")
-	}
-	for _, r := range c.regions {
-		if strings.TrimSpace(r) == "" {
-			return usagef("--region %q: a region's name is empty", strings.Join(c.regions, ","))
+	host := o.Host
+	if host == "" {
+		if host, err = agent.HostID(); err != nil {
+			return nil, err
 		}
 	}
-	if c.listen != "" {
-		if _, err := loopback(c.listen); err != nil {
-			return usageError{err}
-		}
-	}
-	return nil
-}
-
-func (c *config) logger() *slog.Logger {
-	level := slog.LevelInfo
-	if c.verbose {
-		level = slog.LevelDebug
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	return func(ctx context.Context, address string) error {
+		return agent.Run(ctx, agent.Options{
+			Server: address, Host: host, Region: o.Region,
+			Source: src, SourceKind: "images", Log: o.Log,
+			Ready: func() { fmt.Printf("cairnd: host %s is connected\n", host) },
+		})
+	}, nil
 }

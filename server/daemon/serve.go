@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -24,9 +24,12 @@ func (c *config) serve() (err error) {
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 	defer signal.Stop(signals)
 
-	agent, err := c.newAgent(log)
-	if err != nil {
-		return err
+	var agent RunAgent
+	if c.localAgent {
+		agent, err = c.newAgent(AgentOptions{Images: c.images, Host: c.host, Region: c.regions[0], Log: log.With("part", "agent")})
+		if err != nil {
+			return err
+		}
 	}
 	s, err := server.Open(server.Options{Dir: c.data, Regions: c.regions, Logger: log})
 	if err != nil {
@@ -146,6 +149,3 @@ func addressOf(l net.Listener) string {
 	}
 	return l.Addr().String()
 }
-
-// runAgent runs the local agent, which connects to address, until ctx ends.
-type runAgent func(ctx context.Context, address string) error

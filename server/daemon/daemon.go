@@ -1,0 +1,139 @@
+// Package daemon is what the program cairnd does: its command line, listeners,
+// signals and the order in which it stops. It stands apart from the program so
+// that cairn, too, can run a server as a process for its demo and benchmarks.
+//
+// The agent that runs within the server is handed in as a function, since the
+// server's packages do not know the client's.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// memoryLimit is where the garbage collector begins to work harder: caches have
+// fixed sizes, and what remains should not come in addition to them without end.
+const memoryLimit = 256 << 20
+
+// AgentOptions say what the agent within the server serves.
+type AgentOptions struct {
+	Images string // directory of disk images
+	Host   string // id of this host; "" is made of its name
+	Region string
+	Log    *slog.Logger
+}
+
+// NewAgent prepares the agent of this host.
+type NewAgent func(AgentOptions) (RunAgent, error)
+
+// RunAgent runs an agent, which speaks to the server at address as any other
+// does, until ctx ends.
+type RunAgent func(ctx context.Context, address string) error
+
+// usageError is a wrong command line: exit status 2.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// config is the command line.
+type config struct {
+	data, listen, socket string
+	regions              []string
+	localAgent           bool
+	images, libvirt      string
+	host                 string
+	grace                time.Duration
+	verbose              bool
+	newAgent             NewAgent
+}
+
+// Main runs cairnd with its arguments and returns its exit status.
+func Main(args []string, version string, newAgent NewAgent) int {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+	c := config{newAgent: newAgent}
+	cmd := &cobra.Command{
+		Use: "cairnd --data DIR", Short: "Keep backups of virtual machines and serve them", Version: version,
+		SilenceUsage: true, SilenceErrors: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unexpected argument %q: cairnd takes flags only", args[0])
+			}
+			return nil
+		},
+		RunE: func(*cobra.Command, []string) error {
+			if err := c.check(); err != nil {
+				return err
+			}
+			return c.serve()
+		},
+	}
+	cmd.SetArgs(args)
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	f := cmd.Flags()
+	f.StringVar(&c.data, "data", "", "directory of all data; made if it does not exist")
+	f.StringVar(&c.listen, "listen", "", "loopback HOST:PORT to serve on, instead of the socket; port 0 takes a free one")
+	f.StringVar(&c.socket, "socket", "", "unix socket to serve on (default: cairnd.sock in the data directory, unless --listen is given)")
+	f.StringSliceVar(&c.regions, "region", []string{"local"}, "region that this server is in; with others after it, these exist as well")
+	f.BoolVar(&c.localAgent, "local-agent", false, "run the agent of this host within the server")
+	f.StringVar(&c.images, "images", "", "directory of disk images for the local agent")
+	f.StringVar(&c.libvirt, "libvirt", "", "libvirt URI for the local agent")
+	f.StringVar(&c.host, "host", "", "id of this host for the local agent (default: its name)")
+	f.DurationVar(&c.grace, "grace", 10*time.Second, "time that running uploads get when the server is stopped")
+	f.BoolVarP(&c.verbose, "verbose", "v", false, "log every call")
+	err := cmd.Execute()
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "cairnd: %v\nRun 'cairnd --help' for usage.\n", err)
+		return 2
+	}
+	fmt.Fprintf(os.Stderr, "cairnd: %v\n", err)
+	return 1
+}
+
+// check refuses command lines that make no sense.
+func (c *config) check() error {
+	switch {
+	case c.data == "":
+		return usagef("say where the data is: --data DIR")
+	case c.grace < 0:
+		return usagef("--grace %v: must not be negative", c.grace)
+	case !c.localAgent && (c.images != "" || c.libvirt != "" || c.host != ""):
+		return usagef("--images, --libvirt and --host are for the agent within the server: add --local-agent")
+	case c.localAgent && c.libvirt != "":
+		return usagef("--libvirt %s: this version takes machines from image files only: use --images DIR", c.libvirt)
+	case c.localAgent && c.images == "":
+		return usagef("say where the local agent's machines come from: --images DIR")
+	}
+	for _, r := range c.regions {
+		if strings.TrimSpace(r) == "" {
+			return usagef("--region %q: a region's name is empty", strings.Join(c.regions, ","))
+		}
+	}
+	if c.listen != "" {
+		if _, err := loopback(c.listen); err != nil {
+			return usageError{err}
+		}
+	}
+	return nil
+}
+
+func (c *config) logger() *slog.Logger {
+	level := slog.LevelInfo
+	if c.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
