@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -73,8 +74,11 @@ func (a *app) mount(ctx context.Context, c *client.Client, what, dir string, o m
 	defer t.Close()
 	o.Name = "cairn:" + what
 	srv, err := mount.Mount(dir, t.Root(), o)
-	if err != nil {
+	if errors.Is(err, mount.ErrNoFUSE) {
 		return hintf(err, "cairn ls and cairn cp read files without FUSE")
+	}
+	if err != nil {
+		return err
 	}
 	fmt.Println(mountedLine + srv.Dir())
 	if detached {

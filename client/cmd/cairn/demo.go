@@ -153,7 +153,7 @@ func (d *demo) bringBack(ctx context.Context, img *demoImage, point string) ([]b
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		fmt.Fprintf(d.out, "  This machine does not let us mount through FUSE; cairn cp needs none.\n")
+		fmt.Fprintf(d.out, "    %v\n  This machine does not let us mount through FUSE; cairn cp needs none.\n", err)
 		if err := d.cairn(ctx, "cp", "web1@"+point+":"+img.inTree, dest); err != nil {
 			return nil, err
 		}
