@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"regexp"
 	"runtime/debug"
 	"strings"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	channelz "google.golang.org/grpc/channelz/service"
 	"google.golang.org/grpc/codes"
@@ -19,7 +16,6 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
@@ -41,8 +37,9 @@ const (
 // NewGRPC makes a gRPC server with all services: those of the API, health,
 // reflection and channelz. health says whether calls are taken.
 func (s *Server) NewGRPC() (*grpc.Server, *health.Server) {
+	wire := &codec{CodecV2: encoding.GetCodecV2("proto")}
 	g := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(2*maxMessage), // codec says it better
 		grpc.InitialWindowSize(window),
 		grpc.InitialConnWindowSize(2*window),
 		grpc.ReadBufferSize(256<<10),
@@ -50,15 +47,17 @@ func (s *Server) NewGRPC() (*grpc.Server, *health.Server) {
 		// Agents ping every 30 s, also while they have no call open.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
-		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2("proto")}),
+		grpc.ForceServerCodecV2(wire),
 		grpc.ChainUnaryInterceptor(s.unary),
-		grpc.ChainStreamInterceptor(s.stream),
+		grpc.ChainStreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			return s.stream(srv, wireStream{stream, wire}, info, handler)
+		}),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 			m, _ := grpc.MethodFromServerStream(stream)
 			return errNotImplemented(m)
 		}),
 	)
-	s.register(wireErrors{g})
+	s.register(wireRegistrar{g, wire})
 	h := health.NewServer()
 	healthpb.RegisterHealthServer(g, h)
 	for name := range g.GetServiceInfo() {
@@ -106,7 +105,7 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 		}
 		err = s.answered(stream.Context(), info.FullMethod, start, err)
 	}()
-	return handler(srv, wireStream{stream})
+	return handler(srv, stream)
 }
 
 func panicError(p any) error {
@@ -159,65 +158,3 @@ func rpcError(method string, err error) *Error {
 	// A stream that broke, say: nobody is left to read this.
 	return newError(pb.ErrorReason_ERROR_REASON_INTERRUPTED, "%s", st.Message()).code(st.Code()).because(err)
 }
-
-// malformed marks the errors of messages that cannot be decoded, which the gRPC
-// library wraps in a status INTERNAL.
-const malformed = "malformed message: "
-
-// codec marks decoding errors.
-type codec struct{ encoding.CodecV2 }
-
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	if err := c.CodecV2.Unmarshal(data, v); err != nil {
-		return errors.New(malformed + err.Error())
-	}
-	return nil
-}
-
-var invalidUTF8 = regexp.MustCompile(`field cairn\.v1\.\w+\.(\w+) contains invalid UTF-8`)
-
-// wireError turns what the gRPC library says of a message that it could not
-// receive into what it is: wrong input.
-func wireError(err error) error {
-	st, ok := status.FromError(err)
-	if err == nil || err == io.EOF || !ok {
-		return err
-	}
-	if _, text, found := strings.Cut(st.Message(), malformed); found && st.Code() == codes.Internal {
-		var f fields
-		if m := invalidUTF8.FindStringSubmatch(text); m != nil {
-			f.add(m[1], "is not valid UTF-8")
-		} else {
-			f.add("", "the request is not a valid message of its type: %s", text)
-		}
-		return f.err()
-	}
-	if st.Code() == codes.ResourceExhausted {
-		e := newError(pb.ErrorReason_ERROR_REASON_BATCH_TOO_LARGE, "%s: send more, smaller messages", st.Message())
-		e.Fields = []*errdetails.BadRequest_FieldViolation{{Field: "", Description: st.Message()}}
-		return e
-	}
-	return err
-}
-
-// wireErrors registers services whose calls answer wireError for what cannot be
-// decoded. An interceptor comes too late for that.
-type wireErrors struct{ to grpc.ServiceRegistrar }
-
-func (w wireErrors) RegisterService(d *grpc.ServiceDesc, impl any) {
-	c := *d
-	c.Methods = make([]grpc.MethodDesc, len(d.Methods))
-	for i, m := range d.Methods {
-		handler := m.Handler
-		m.Handler = func(srv any, ctx context.Context, dec func(any) error, in grpc.UnaryServerInterceptor) (any, error) {
-			return handler(srv, ctx, func(v any) error { return wireError(dec(v)) }, in)
-		}
-		c.Methods[i] = m
-	}
-	w.to.RegisterService(&c, impl)
-}
-
-// wireStream is a stream that receives with wireError.
-type wireStream struct{ grpc.ServerStream }
-
-func (w wireStream) RecvMsg(m any) error { return wireError(w.ServerStream.RecvMsg(m)) }
