@@ -61,6 +61,11 @@ func (f *FS) decodeExtents(in *inode, b []byte, depth int) (*extentNode, error) 
 		}
 	}
 	node := &extentNode{depth: level}
+	if level > 0 {
+		node.indexes = make([]extentIndex, 0, entries)
+	} else {
+		node.extents = make([]extent, 0, entries)
+	}
 	next := uint64(0) // lowest logical block that the next entry may begin with
 	for i := range int(entries) {
 		e := b[12+12*i:][:12]

@@ -149,7 +149,7 @@ func TestFlippedBits(t *testing.T) {
 		take(fs, false)
 		metadata := rec.offsets()
 		found := 0
-		for range 80 {
+		for range 40 {
 			off := metadata[random.IntN(len(metadata))] + random.Int64N(1024)
 			bit := byte(1) << random.IntN(8)
 			b[off] ^= bit

@@ -2,6 +2,8 @@ package ext4
 
 // groupDesc is what a reader needs of a group descriptor.
 type groupDesc struct {
+	blockBitmap  uint64
+	inodeBitmap  uint64
 	inodeTable   uint64
 	freeClusters uint64
 	freeInodes   uint64
@@ -77,11 +79,15 @@ func (s *superblock) descOverhead(g uint64) uint64 {
 
 func (s *superblock) decodeGroup(d []byte) groupDesc {
 	g := groupDesc{
+		blockBitmap:  uint64(le.Uint32(d[0x00:])),
+		inodeBitmap:  uint64(le.Uint32(d[0x04:])),
 		inodeTable:   uint64(le.Uint32(d[0x08:])),
 		freeClusters: uint64(le.Uint16(d[0x0C:])),
 		freeInodes:   uint64(le.Uint16(d[0x0E:])),
 	}
 	if len(d) >= 64 {
+		g.blockBitmap |= uint64(le.Uint32(d[0x20:])) << 32
+		g.inodeBitmap |= uint64(le.Uint32(d[0x24:])) << 32
 		g.inodeTable |= uint64(le.Uint32(d[0x28:])) << 32
 		g.freeClusters |= uint64(le.Uint16(d[0x2C:])) << 16
 		g.freeInodes |= uint64(le.Uint16(d[0x2E:])) << 16

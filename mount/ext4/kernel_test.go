@@ -46,7 +46,6 @@ type kernelConfig struct {
 	block   int64
 	mib     int64
 	small   bool   // less is put in
-	fstype  string // "" is ext4
 	options string // of the mount that fills it
 	setup   func(t *testing.T, image string)
 }

@@ -172,6 +172,22 @@ func TestInfoMinixdf(t *testing.T) {
 	fstest.CompareStatfs(t, openImage(t, image), dir)
 }
 
+// TestInfoBigalloc: old versions of mke2fs did not note what their structures
+// take of a volume with clusters.
+func TestInfoBigalloc(t *testing.T) {
+	for _, args := range []string{
+		"-b 1024 -C 8192", "-b 4096 -C 65536", "-b 1024 -C 4096 -O ^flex_bg", "-b 1024 -C 16384 -O ^has_journal",
+		"-b 2048 -C 4096 -O meta_bg,^resize_inode", "-b 1024 -C 2048 -g 4096 -O ^64bit",
+	} {
+		t.Run(args, func(t *testing.T) {
+			image := mke2fs(t, 48<<20, append(strings.Fields("-t ext4 -O bigalloc"), strings.Fields(args)...)...)
+			fstest.Run(t, "debugfs", "-w", "-R", "set_super_value overhead_clusters 0", image)
+			dir, _ := fstest.Mount(t, image, "ext4", true, "")
+			fstest.CompareStatfs(t, openImage(t, image), dir)
+		})
+	}
+}
+
 // TestTypes: operations on inodes of the wrong type, and on none.
 func TestTypes(t *testing.T) {
 	fs := made(t, 8, "-t ext4 -b 1024", func(dir string) {

@@ -11,6 +11,8 @@ const (
 	// space: 512 TiB with 4 KiB blocks. Beyond, the superblock's own count is
 	// good enough.
 	maxGroups = 1 << 22
+	// maxClusterGroups bounds the same where the clusters in use are counted.
+	maxClusterGroups = 1 << 12
 	// maxReserved is how many clusters Linux keeps back at most, next to those
 	// reserved for root.
 	maxReserved = 4096
@@ -78,6 +80,9 @@ func (f *FS) overhead() uint64 {
 	if stored := uint64(s.u32(0x248)); s.clusterBits > 0 && stored != 0 && stored <= s.blocks {
 		return stored
 	}
+	if s.clusterBits > 0 && s.groups <= maxClusterGroups {
+		return f.clusterOverhead()
+	}
 	if s.groups > maxGroups {
 		return uint64(s.u32(0x248))
 	}
@@ -90,6 +95,46 @@ func (f *FS) overhead() uint64 {
 		}
 	}
 	return (blocks + f.journalBlocks()) >> s.clusterBits
+}
+
+// clusterOverhead counts the clusters that hold structures of the file system,
+// any number of which may share one. Like Linux it leaves out the blocks that
+// are reserved for more descriptors, and inode tables that end with their group
+// or cross its border.
+func (f *FS) clusterOverhead() uint64 {
+	s := f.sb
+	used := map[uint64]struct{}{} // by group and cluster in it
+	add := func(b uint64) {
+		rel := b - s.firstData
+		used[rel/s.perGroup<<32|rel%s.perGroup>>s.clusterBits] = struct{}{}
+	}
+	tableBlocks := uint64(s.inodesPer) / (s.blockSize / s.inodeSize)
+	for g := range s.groups {
+		first := s.firstData + g*s.perGroup
+		if s.hasSuper(g) {
+			add(first)
+			first++
+		}
+		for i := range min(s.descOverhead(g), s.perGroup) {
+			add(first + i)
+		}
+		d, err := f.group(g)
+		if err != nil {
+			continue
+		}
+		for _, b := range [...]uint64{d.blockBitmap, d.inodeBitmap} {
+			if s.validBlock(b) {
+				add(b)
+			}
+		}
+		if (d.inodeTable-s.firstData)%s.perGroup+tableBlocks < s.perGroup {
+			for i := range tableBlocks {
+				add(d.inodeTable + i)
+			}
+		}
+	}
+	ratio := uint64(1) << s.clusterBits
+	return s.firstData>>s.clusterBits + uint64(len(used)) + (f.journalBlocks()+ratio-1)>>s.clusterBits
 }
 
 // journalBlocks is the length of the internal journal, as its own superblock

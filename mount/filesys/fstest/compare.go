@@ -39,7 +39,7 @@ type Ignore struct {
 
 // wholeFile is the size up to which files are read whole; of larger ones only
 // the data, and samples of the holes.
-const wholeFile = 64 << 20
+const wholeFile = 4 << 20
 
 // comparer walks two trees in step.
 type comparer struct {
@@ -48,7 +48,7 @@ type comparer struct {
 	dir    string
 	ignore Ignore
 	rand   *rand.Rand
-	linked map[uint64]bool // contents compared already
+	linked map[uint64]bool // inodes compared already
 	// got and want are buffers for contents.
 	got, want, stale []byte
 	errs             int
@@ -206,6 +206,10 @@ func (c *comparer) inode(path string, ino uint64) uint32 {
 	} else if !a.Btime.IsZero() && !ig.CtimeBtime {
 		c.errorf(path, "btime is %v, want none", a.Btime)
 	}
+	if c.linked[ino] {
+		return a.Mode // another name for what was compared before
+	}
+	c.linked[ino] = true
 	if !ig.Xattrs {
 		c.xattrs(path, ino)
 	}
@@ -219,10 +223,7 @@ func (c *comparer) inode(path string, ino uint64) uint32 {
 			c.errorf(path, "target is %q, %v, want %q", got, err, want)
 		}
 	case filesys.TypeRegular:
-		if !c.linked[ino] {
-			c.linked[ino] = true
-			c.content(path, ino)
-		}
+		c.content(path, ino)
 	}
 	return a.Mode
 }
@@ -239,8 +240,12 @@ func (c *comparer) time(path, what string, got time.Time, want unix.StatxTimesta
 
 func (c *comparer) xattrs(path string, ino uint64) {
 	full := c.dir + path
-	buf := make([]byte, 1<<16)
+	buf := c.want[:1<<12]
 	n, err := unix.Llistxattr(full, buf)
+	if errors.Is(err, unix.ERANGE) {
+		buf = c.want[:1<<16]
+		n, err = unix.Llistxattr(full, buf)
+	}
 	if err != nil {
 		c.t.Fatalf("list attributes of %s: %v", full, err)
 	}
@@ -260,6 +265,7 @@ func (c *comparer) xattrs(path string, ino uint64) {
 		return
 	}
 	for _, name := range want {
+		buf := c.want[:1<<16]
 		n, err := unix.Lgetxattr(full, name, buf)
 		if err != nil {
 			c.t.Fatalf("attribute %s of %s: %v", name, full, err)
