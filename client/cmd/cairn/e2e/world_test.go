@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -178,9 +179,16 @@ type result struct {
 }
 
 // try runs a cairn command, whatever comes of it.
-func (w *world) try(args ...string) result {
+func (w *world) try(args ...string) result { return w.tryExe(cairnExe, args...) }
+
+// tryServer runs cairnd, which must end by itself.
+func (w *world) tryServer(args ...string) result { return w.tryExe(cairndExe, args...) }
+
+func (w *world) tryExe(exe string, args ...string) result {
 	w.Helper()
-	cmd := exec.Command(cairnExe, args...)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, exe, args...)
 	cmd.Env = append(os.Environ(), "CAIRN_SERVER="+w.address)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -1,0 +1,219 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// What people get wrong is refused, with a message that says what and how to
+// go on, and the right exit status.
+func TestWrongInputs(t *testing.T) {
+	w := newWorld(t)
+	im := func(name string) string { return filepath.Join(w.images, name) }
+	w.fillRandom(im("web1.raw"), 4*mib, 1)
+	w.must(os.Mkdir(im("dir.raw"), 0o700))
+	w.must(os.Mkdir(im("db"), 0o700))
+	w.fillRandom(im("db/system.raw"), 1*mib, 2)
+	w.fillRandom(im("db/scratch.raw"), 1*mib, 3)
+	w.fillRandom(w.path("data"), 8*mib, 4)
+	for _, name := range []string{"corrupt", "cut"} {
+		w.tool("qemu-img", "convert", "-O", "qcow2", w.path("data"), im(name+".qcow2"))
+	}
+	w.must(os.Remove(w.path("data")))
+	w.fillRandom(w.path("web2.raw"), 2*mib, 5)
+	w.startServer("--region", "eu1,eu2")
+	w.startAgent()
+
+	w.refused(1, []string{`"BAD_ID"`, "lower-case"}, "vault", "create", "BAD_ID")
+	w.refused(1, []string{`"mars"`, "eu1", "eu2", "hint: "}, "vault", "create", "v", "--region", "mars")
+	w.refused(1, []string{"nope", "does not exist", "cairn vault list"}, "policy", "create", "p", "--vault", "nope")
+	w.refused(1, []string{"nope", "does not exist"}, "vault", "show", "nope")
+	proved(t, "bad ids, unknown regions and missing vaults are refused")
+
+	w.setUp()
+	w.refused(1, []string{`"main"`, "exists"}, "vault", "create", "main")
+	w.cairn("vault", "create", "far", "--region", "eu2")
+	w.cairn("policy", "create", "nightly", "--vault", "far")
+	w.awaitMachine("web1")
+	w.refused(1, []string{"web1", "eu1", "eu2"}, "protect", "web1", "--vault", "far", "--policy", "nightly")
+	w.refused(1, []string{`"nothere"`, "cairn machine list"}, "protect", "nothere", "--vault", "main", "--policy", "nightly")
+	w.refused(1, []string{"nope", "cairn policy list"}, "protect", "web1", "--vault", "main", "--policy", "nope")
+	w.protect("web1")
+	w.refused(1, []string{"web1", "protected already", "vaults/main/protectedItems/web1"}, "protect", "web1", "--vault", "main", "--policy", "nightly", "--item", "again")
+	w.refused(1, []string{`"nodisk"`, "scratch", "system"}, "protect", "db", "--vault", "main", "--policy", "nightly", "--exclude-disk", "nodisk")
+	w.refused(1, []string{"no point", "cairn point list web1"}, "mount", "web1@latest", w.path("images"))
+	proved(t, "a machine protected twice, in another region, or with disks it does not have is refused")
+
+	// Images that are not what they seem.
+	w.protect("dir")
+	w.refused(1, []string{"dir.raw", "a directory, not an image"}, "backup", "dir", "--wait")
+	w.protect("corrupt")
+	w.damage(im("corrupt.qcow2"), 40, []byte{0xff, 0xff, 0xff, 0xff, 0xff})
+	w.badImage("corrupt", "corrupt.qcow2")
+	w.protect("cut")
+	w.must(os.Truncate(im("cut.qcow2"), 3*mib+1000))
+	w.badImage("cut", "cut.qcow2")
+	w.protect("db", "--exclude-disk", "scratch")
+	w.must(os.Remove(im("db/system.raw")))
+	j := w.backUpBadly("db")
+	if j.State != "JOB_STATE_FAILED" || j.Error == nil || j.Error.Message == "" || j.Error.Remedy == "" {
+		t.Errorf("a machine whose disk is gone: %v", j)
+	}
+	proved(t, "a directory for an image, a corrupt and a truncated qcow2 and a disk that is gone fail with reason and remedy")
+
+	// Mount points, restores, names.
+	w.backUp("web1")
+	w.refused(1, []string{"not empty", "hint: "}, "mount", "web1@latest", w.images)
+	w.refused(1, []string{"does not exist"}, "mount", "web1@latest", w.path("nowhere"))
+	w.refused(1, []string{"not a directory"}, "mount", "web1@latest", im("web1.raw"))
+	w.refused(1, []string{`"vdz"`, "vda"}, "restore", "disk", "web1@latest", "vdz", "--to", w.path("to"))
+	w.refused(2, []string{"web1@latest"}, "point", "show", "web1")
+	w.refused(2, []string{"--format"}, "restore", "disk", "web1@latest", "--to", w.path("to"), "--format", "vhd")
+	w.refused(1, []string{"cairnd running"}, "--server", "unix:"+w.path("nobody"), "vault", "list")
+	proved(t, "mount points that are not empty or not there, unknown disks and formats, and a server that is not there are refused")
+
+	// A second server on the same data, a second agent for the same host.
+	other := w.tryServer("--data", w.data, "--socket", w.path("s2"))
+	if other.status != 1 || !strings.Contains(other.stderr, "another cairnd") {
+		t.Errorf("a second server: %+v", other)
+	}
+	second := w.try("agent", "--host", "h1", "--images", w.images)
+	if second.status != 1 || !strings.Contains(second.stderr, "h1") {
+		t.Errorf("a second agent: %+v", second)
+	}
+	w.verified("web1")
+	proved(t, "a second server for the same data and a second agent for the same host end with status 1 and say why")
+}
+
+// badImage says that a backup fails because of the image, however far it gets.
+func (w *world) badImage(machine, file string) {
+	w.Helper()
+	r := w.try("backup", machine, "--wait")
+	if r.status != 1 || !strings.Contains(r.stderr, file) {
+		w.Errorf("backup of %s: status %d: %s", machine, r.status, r.stderr)
+	}
+	if len(r.stderr) > 1000 {
+		w.Errorf("backup of %s: says too much: %s", machine, r.stderr)
+	}
+	if len(w.points(machine)) != 0 {
+		w.Errorf("%s has a point", machine)
+	}
+}
+
+func (w *world) damage(path string, off int64, bytes []byte) {
+	w.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	w.must(err)
+	_, err = f.WriteAt(bytes, off)
+	w.must(err)
+	w.must(f.Close())
+}
+
+// The server's disk is full: the backup fails and says so, what is there can be
+// read, and with room it goes on.
+func TestStoreFull(t *testing.T) {
+	w := newWorld(t)
+	w.must(os.Mkdir(w.data, 0o700))
+	w.must(unix.Mount("tmpfs", w.data, "tmpfs", 0, "size=600m,mode=0700"))
+	w.Cleanup(func() { w.must(unix.Unmount(w.data, 0)) })
+	image := filepath.Join(w.images, "web1.raw")
+	w.fillRandom(image, 64*mib, 1)
+	w.startServer()
+	w.startAgent()
+	w.setUp()
+	w.protect("web1")
+	w.backUp("web1")
+	w.copyFile(image, w.path("first"))
+
+	w.fillRandom(w.data+"/ballast", 380*mib, 2)
+	w.fillRandom(image, 64*mib, 3)
+	j := w.backUpBadly("web1")
+	if j.State != "JOB_STATE_FAILED" || j.Error == nil || j.Error.Reason != "ERROR_REASON_STORE_FULL" || j.Error.Remedy == "" {
+		t.Fatalf("backup to a full disk: %v", j)
+	}
+	w.cairn("restore", "disk", "web1@latest", "--to", w.path("restored"))
+	w.identical(w.path("first"), w.path("restored/vda.raw"))
+	w.verified("web1")
+	proved(t, "%v; the point before is readable and verifies", j)
+
+	w.must(os.Remove(w.data + "/ballast"))
+	var retried job
+	w.json(&retried, "job", "retry", last(j.Name), "--wait")
+	if retried.State != "JOB_STATE_COMPLETED" {
+		t.Errorf("with room again: %v", retried)
+	}
+	w.verified("web1")
+	proved(t, "with room again, without a restart, the retry of the job is %s", retried.State)
+	w.agent.stop()
+	w.server.stop()
+}
+
+// A vault that a later version has written: the server serves the others.
+func TestNewerStore(t *testing.T) {
+	w := newWorld(t)
+	w.fillRandom(filepath.Join(w.images, "web1.raw"), 4*mib, 1)
+	w.startServer()
+	w.startAgent()
+	w.setUp()
+	w.protect("web1")
+	w.backUp("web1")
+	w.cairn("vault", "create", "other")
+	w.server.stop()
+
+	formats, err := filepath.Glob(w.data + "/vaults/*/FORMAT")
+	w.must(err)
+	version := regexp.MustCompile(`(?m)^version: \d+$`)
+	var old []byte
+	var path string
+	for _, f := range formats {
+		b, err := os.ReadFile(f)
+		w.must(err)
+		if _, err := os.Stat(filepath.Join(filepath.Dir(f), "index")); err != nil || !version.Match(b) {
+			t.Fatalf("%s: %q, %v", f, b, err)
+		}
+		if points, _ := filepath.Glob(filepath.Dir(f) + "/blocks/*.sst"); len(points) > 0 {
+			path, old = f, b
+		}
+	}
+	if path == "" {
+		t.Fatalf("no vault with blocks among %v", formats)
+	}
+	w.must(os.WriteFile(path, version.ReplaceAll(old, []byte("version: 99")), 0o600))
+	w.startServer()
+	var list []struct {
+		Name, State string
+		Problem     *problem
+	}
+	w.json(&list, "vault", "list")
+	if len(list) != 2 {
+		t.Fatalf("vaults: %v", list)
+	}
+	for _, v := range list {
+		switch {
+		case last(v.Name) == "other" && v.State != "VAULT_STATE_ACTIVE":
+			t.Errorf("the other vault is %s", v.State)
+		case last(v.Name) == "main" && (v.State != "VAULT_STATE_UNAVAILABLE" || v.Problem == nil ||
+			v.Problem.Reason != "ERROR_REASON_STORE_TOO_NEW" || !strings.Contains(v.Problem.Message, "99")):
+			j, _ := json.Marshal(v)
+			t.Errorf("the newer vault: %s", j)
+		}
+	}
+	w.refused(1, []string{"99"}, "point", "list", "main/web1")
+	w.refused(1, []string{"99"}, "backup", "main/web1")
+	proved(t, "a vault of a newer format: the server serves the other vaults; this one is UNAVAILABLE and says why")
+
+	w.server.stop()
+	w.must(os.WriteFile(path, old, 0o600))
+	w.startServer()
+	w.backUp("web1")
+	w.verified("web1")
+	proved(t, "with its own version back, it is as it was")
+}
