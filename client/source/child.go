@@ -90,9 +90,13 @@ func exitCode(err error) int {
 	return -1
 }
 
-// maxWords is how much of a program's messages is kept: the first ones say
-// what is wrong.
-const maxWords = 1 << 10
+// maxWords is how much of a program's messages is kept, and maxLines how much
+// of that is told: the first ones say what is wrong. (qemu-img check has a line
+// for every cluster of a truncated image.)
+const (
+	maxWords = 1 << 10
+	maxLines = 2
+)
 
 // head is a writer that keeps the beginning of what is written to it.
 type head struct {
@@ -111,5 +115,8 @@ func (h *head) line() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	lines := strings.FieldsFunc(strings.ToValidUTF8(h.b.String(), "?"), func(r rune) bool { return r == '\n' })
+	if len(lines) > maxLines {
+		lines = append(lines[:maxLines], "…")
+	}
 	return strings.Join(lines, "; ")
 }

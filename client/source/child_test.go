@@ -191,6 +191,10 @@ func TestRunLimit(t *testing.T) {
 	if words != "one; two" || exitCode(err) != 3 {
 		t.Errorf("words %q, error %v", words, err)
 	}
+	words, err = run(t.Context(), time.Minute, nil, "sh", "-c", "seq 1000 >&2")
+	if words != "1; 2; …" || err != nil {
+		t.Errorf("words %q, error %v", words, err)
+	}
 	words, err = run(t.Context(), time.Minute, nil, "sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x >&2")
 	if len(words) != maxWords || err != nil {
 		t.Errorf("%d bytes of words, error %v", len(words), err)
