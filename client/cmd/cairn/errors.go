@@ -46,6 +46,10 @@ func printError(w io.Writer, err error) {
 // without the words that gRPC puts around it.
 func text(err error) string {
 	msg := err.Error()
+	// What gRPC says of a server that is not there ends in the system's words.
+	if _, why, ok := strings.Cut(msg, "Error while dialing: "); ok && unreachable(err) {
+		return "no connection to the server: " + strings.TrimSuffix(why, `"`)
+	}
 	if inner := client.Message(err); inner != msg && inner != "" {
 		if i := strings.Index(msg, "rpc error: code = "); i >= 0 {
 			msg = msg[:i] + inner
@@ -77,8 +81,13 @@ func hint(err error) string {
 	if s := hints[client.Reason(err)]; s != "" {
 		return s
 	}
-	if client.Code(err) == codes.Unavailable && client.Reason(err) == 0 {
+	if unreachable(err) {
 		return "is cairnd running, and is --server (or CAIRN_SERVER) its address?"
 	}
 	return ""
+}
+
+// unreachable says that no server answered.
+func unreachable(err error) bool {
+	return client.Code(err) == codes.Unavailable && client.Reason(err) == 0
 }

@@ -159,11 +159,13 @@ func treePath(ctx context.Context, t *tree.Tree, p string) (string, error) {
 			return "", err
 		}
 	}
-	switch len(found) {
-	case 1:
+	switch {
+	case len(found) == 1:
 		return found[0], nil
-	case 0:
-		return "", fmt.Errorf("%s: no such file or directory on any volume that can be read (%s)", p, orDash(strings.Join(readable, ", ")))
+	case len(readable) == 0:
+		return "", fmt.Errorf("%s: no volume of the point can be read; ls POINT:/volumes says why", p)
+	case len(found) == 0:
+		return "", fmt.Errorf("%s: no such file or directory on any volume that can be read (%s)", p, strings.Join(readable, ", "))
 	}
 	return "", usagef("%s is on several volumes: write %s", p, strings.Join(found, " or "))
 }
