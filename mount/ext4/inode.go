@@ -67,9 +67,9 @@ func (f *FS) inode(ino uint64) (*inode, error) {
 }
 
 // required turns the error of an inode that the volume cannot do without: that
-// it is not in use is a contradiction then.
+// it is not in use, or of another type, is a contradiction then.
 func required(err error, what string) error {
-	if errors.Is(err, filesys.ErrNotExist) {
+	if errors.Is(err, filesys.ErrNotExist) || errors.Is(err, filesys.ErrNotDir) {
 		return corrupt("%s: %v", what, err)
 	}
 	return wrap(err, "%s", what)
