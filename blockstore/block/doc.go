@@ -39,21 +39,24 @@
 // Backups use Fastest, which is zstd level 1: on two cores compression is what
 // bounds a full backup, and the repository should not be larger than the peers'.
 // Measured on the distinct blocks of 64 KiB of an ext4 image that holds a Debian
-// /usr (5354 MiB of them, one in 32 taken), one core, best of five runs:
+// /usr (one in 64 of 5354 MiB), one core of a shared Xeon, best of nine runs:
 //
-//	encoder                              ratio   all, MiB   encode MB/s   decode MB/s
-//	zstd 1, reference (C)     Fastest     2.65       2020           363           870
-//	zstd 3, reference (C)     Default     2.74       1955           270           840
-//	zstd fastest, Go          Fastest     2.59       2069           203           870
-//	zstd default, Go          Default     2.71       1976           140           840
-//	zstd -1, reference (C)                2.43       2206           409          1090
-//	S2, Go                                2.11       2536           662          1680
-//	MinLZ 1, Go                           2.10       2547           688          1900
+//	encoder                           ratio   encode MB/s   decode MB/s
+//	zstd 1, reference (C)   Fastest    2.62           364           876
+//	zstd 3, reference (C)   Default    2.70           262           836
+//	zstd fastest, Go        Fastest    2.55           198           889
+//	zstd default, Go        Default    2.67           134           865
+//	zstd -1, reference (C)             2.39           402          1111
+//	S2, Go                             2.08           691          2080
+//	MinLZ 1, Go                        2.07           715          2422
+//
+// (On one block in 8 Fastest gives 2.65 in C and 2.59 in Go: 2023 and 2070 MiB
+// for the whole of it.)
 //
 // So the C encoder is used where cgo is, the Go one elsewhere. Both skip what
 // cannot shrink by themselves: 64 KiB of random bytes cost them 15–20 µs, so a
 // probe in front of them would only add to that. S2 or MinLZ for every block
-// would cost a quarter more space; choosing per block between them and zstd with
+// would cost a quarter more space, 2540 MiB; choosing per block between them and zstd with
 // perfect foresight saves 17% of the time of encoding and decoding within 2120
 // MiB, too little for a second codec and a guess. Smaller windows, other hash
 // sizes or match lengths, and storing raw what shrinks by a few percent only, made

@@ -66,8 +66,8 @@ func (c *cache) get(ctx context.Context, ds []block.Digest) ([][]byte, error) {
 	}
 }
 
-// claim fills out with what is there, returns the entries that the caller has
-// to fetch now, and those that others are fetching.
+// claim fills out with what is there, and returns the entries that the caller
+// has to fetch now, and those that are being fetched.
 func (c *cache) claim(ds []block.Digest, out [][]byte) (mine, wait []*cached) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,7 +88,7 @@ func (c *cache) claim(ds []block.Digest, out [][]byte) (mine, wait []*cached) {
 		case e.elem != nil:
 			c.lru.MoveToFront(e.elem)
 			out[i] = e.plain
-		case e.fetch != f:
+		default:
 			wait = append(wait, e)
 		}
 	}

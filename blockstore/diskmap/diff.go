@@ -133,7 +133,7 @@ func (n node) child(level, e int, page []byte) node {
 	if page != nil {
 		return node{entry(page, e), level - 1}
 	}
-	if n.level < level && e == 0 {
+	if e == 0 {
 		return n
 	}
 	return node{level: level - 1}

@@ -44,7 +44,7 @@ func randomDisk(n int) []byte {
 // patchy draws a disk of data and holes.
 func patchy() *rapid.Generator[[]byte] {
 	return rapid.Custom(func(t *rapid.T) []byte {
-		blocks := rapid.OneOf(rapid.IntRange(0, 5), rapid.IntRange(250, 600)).Draw(t, "blocks")
+		blocks := rapid.OneOf(rapid.IntRange(0, 5), rapid.IntRange(250, 300)).Draw(t, "blocks")
 		disk := make([]byte, max(0, blocks*testBlock-rapid.IntRange(0, testBlock-1).Draw(t, "short")))
 		for pos := 0; pos < len(disk); {
 			n := rapid.OneOf(rapid.IntRange(1, 3), rapid.IntRange(1, 300)).Draw(t, "run") * testBlock
@@ -155,6 +155,9 @@ func TestExtentIsBounded(t *testing.T) {
 		if data, n, err = im.Extent(context.Background(), 1<<30*testBlock+total); err != nil {
 			t.Fatal(err)
 		}
+		if got := mem.since(); got.read > extentPages+10 {
+			t.Fatalf("one call took %+v", got)
+		}
 		if data {
 			total += n
 		}
@@ -216,6 +219,26 @@ func TestImageCacheIsBounded(t *testing.T) {
 				t.Fatalf("cache holds %d bytes, %d blocks, %d in its list", c.size, len(c.blocks), c.lru.Len())
 			}
 		}
+	}
+}
+
+// TestImageKeepsWhatIsUsed: a block that is read again and again stays, however
+// many others pass through the cache.
+func TestImageKeepsWhatIsUsed(t *testing.T) {
+	disk := randomDisk(100)
+	mem := newMemory()
+	im := NewImage(mem, store(t, mem, disk), ImageOptions{BlockCache: 3 * testBlock})
+	mem.since()
+	p := make([]byte, 1)
+	for i := range int64(100) {
+		for _, off := range []int64{0, i * testBlock} {
+			if _, err := im.ReadAt(p, off); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := mem.since(); got.read != 1+100 {
+		t.Errorf("took %+v", got)
 	}
 }
 

@@ -60,8 +60,7 @@ func (m Map) Validate() error {
 
 // BlockReader fetches blocks and pages by digest. It returns their verified
 // plain bytes in the order asked, all or an error. The slices are shared:
-// callers must not modify them. It must be safe for concurrent use where the
-// function or type it is handed to is.
+// callers must not modify them. An Image calls it from many goroutines at once.
 type BlockReader interface {
 	ReadBlocks(ctx context.Context, ds []block.Digest) ([][]byte, error)
 }

@@ -97,7 +97,7 @@ func TestReadAheadOfManyReaders(t *testing.T) {
 }
 
 func TestReadAheadLeavesRandomReadersAlone(t *testing.T) {
-	disk := randomDisk(6000)
+	disk := randomDisk(3000)
 	mem := newMemory()
 	m := store(t, mem, disk)
 	im := NewImage(mem, m, ImageOptions{ReadAhead: 8 << 20})

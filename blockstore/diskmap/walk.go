@@ -35,6 +35,10 @@ func WalkPages(ctx context.Context, r BlockReader, m Map, v Visitor) error {
 // Walk calls fn for the blocks from ≤ index < to whose digest is not zero, in
 // ascending order. Zero subtrees and what lies outside are not read. An error
 // of fn ends the walk and is returned as it is. to may lie behind the end.
+//
+// A map that anyone may have made can refer to one page a million times, at
+// every level: the time of a walk is bounded by the disk's size, not by the
+// pages stored. Let ctx end it, or use WalkPages and enter each digest once.
 func Walk(ctx context.Context, r BlockReader, m Map, from, to uint64, fn func(index uint64, d block.Digest) error) error {
 	to = min(to, m.Blocks())
 	return walk(ctx, r, m, from, to, Visitor{
