@@ -115,15 +115,6 @@ func benchStore(b *testing.B, o Options) *Store {
 	return s
 }
 
-func startUpload(tb testing.TB, s *Store, id string) *Upload {
-	tb.Helper()
-	u, err := s.StartUpload(id)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return u
-}
-
 // BenchmarkIngest compares what the store takes with the limit: files that are
 // appended to and synced every 64 MiB, in turns on the same disk.
 //

@@ -20,7 +20,8 @@ var (
 	ErrNewerFormat = errors.New("vault format is newer than this program knows")
 	// ErrLocked: another process, or another Store of this one, has the vault open.
 	ErrLocked = errors.New("vault is in use")
-	// ErrReadOnly: the store was opened for reading, or its file system is read-only.
+	// ErrReadOnly: the store was opened for reading, or its file system is
+	// read-only, or was full when it was opened (matches ErrFull as well then).
 	ErrReadOnly = errors.New("vault is open read-only")
 	// ErrFailed: the disk failed a write that cannot be taken back. The store
 	// goes on reading and refuses to write until it is opened again.

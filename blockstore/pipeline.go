@@ -1,11 +1,9 @@
 package blockstore
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -329,7 +327,7 @@ func (s *Store) update(reserve uint64, change func(*pebble.Batch, *state) error)
 
 // noSpace turns the system's way to say that the disk is full into the store's.
 func (s *Store) noSpace(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if isNoSpace(err) {
 		return fmt.Errorf("%w: %s: %w", ErrFull, s.dir, err)
 	}
 	return err

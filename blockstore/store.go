@@ -1,6 +1,7 @@
 package blockstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -34,6 +35,7 @@ type Store struct {
 	ownRes bool
 	num    uint64 // names the store in the cache of verified blocks
 	ro     bool
+	why    error // for which it is read-only, if nobody asked for it
 
 	index, blocks *pebble.DB
 
@@ -67,8 +69,8 @@ type Info struct {
 	UUID      string // made with the vault, kept by copies of it
 	Version   int    // of the format on disk
 	BlockSize int    // bytes of plain data
-	ReadOnly  bool   // by Options, or because the file system is
-	Failed    error  // why writing stopped; matches ErrFailed; nil if it did not
+	ReadOnly  bool   // by Options, or because the file system is read-only or full
+	Failed    error  // why nothing can be written: ErrFailed, or ErrFull when it was opened
 }
 
 // storeNum counts the stores of this process.
@@ -105,7 +107,7 @@ func newStore(dir string, o Options) (*Store, error) {
 			dir = real
 		}
 	}
-	g := &guard{dir: dir, log: o.Logger}
+	g := newGuard(dir, o.Logger)
 	s := &Store{
 		dir: dir, o: o, g: g, fs: guardFS{o.FS, g}, ro: o.ReadOnly,
 		num: storeNum.Add(1), res: o.Resources,
@@ -221,7 +223,10 @@ func open(dir string, o Options) (*Store, error) {
 	if err := s.takeLock(); err != nil {
 		return nil, err
 	}
-	if err = s.openDBs(false); err == nil {
+	if err = s.checkSpace(); err == nil {
+		err = s.openDBs(false)
+	}
+	if err == nil {
 		err = s.start()
 	}
 	if err != nil {
@@ -246,6 +251,21 @@ func (s *Store) takeLock() error {
 		return fmt.Errorf("%w: another process, or another part of this one, holds %s: one program at a time opens a vault (%v)", ErrLocked, s.path(lockName), err)
 	}
 	return nil
+}
+
+// checkSpace makes the store read-only if the disk has no room for what Pebble
+// writes when it opens a database.
+func (s *Store) checkSpace() error {
+	if s.ro {
+		return nil
+	}
+	err := s.room(s.o.MinFree / 8)
+	if errors.Is(err, ErrFull) {
+		s.ro, s.why = true, err
+		s.o.Logger.Errorf("%s: opened read-only: %v", s.dir, err)
+		return nil
+	}
+	return err
 }
 
 func (s *Store) path(name string) string { return s.fs.PathJoin(s.dir, name) }
@@ -277,6 +297,8 @@ func (s *Store) pebbleOptions(create bool) *pebble.Options {
 }
 
 func (s *Store) openDBs(create bool) error {
+	s.g.opening.Store(true)
+	defer s.g.opening.Store(false)
 	if s.res == nil {
 		s.res, s.ownRes = NewResources(ResourceOptions{}), true
 	}
@@ -427,6 +449,9 @@ func (s *Store) leave() {
 
 // enterWrite is enter for a call that writes.
 func (s *Store) enterWrite() error {
+	if s.why != nil {
+		return fmt.Errorf("%w: %w", ErrReadOnly, s.why)
+	}
 	if s.ro {
 		return fmt.Errorf("%w: %s", ErrReadOnly, s.dir)
 	}
@@ -440,7 +465,7 @@ func (s *Store) enterWrite() error {
 func (s *Store) Info() Info {
 	return Info{
 		Dir: s.dir, UUID: s.format.uuid, Version: s.format.version, BlockSize: s.format.blockSize,
-		ReadOnly: s.ro, Failed: s.g.failure(),
+		ReadOnly: s.ro, Failed: cmp.Or(s.why, s.g.failure()),
 	}
 }
 

@@ -126,7 +126,7 @@ var _ objstorage.Writable = (*tableFile)(nil)
 
 const tableWriteback = 8 << 20
 
-var tableBuffers = sync.Pool{New: func() any { b := make([]byte, 1<<20); return &b }}
+var tableBuffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
 
 func newTableFile(f vfs.File) *tableFile {
 	return &tableFile{

@@ -331,7 +331,7 @@ func pageChildren(page []byte) []block.Digest {
 // queue hands checked blocks to the pipeline, those that are new.
 func (u *Upload) queue(ctx context.Context, fs []*flight, children [][]block.Digest) (*Ack, error) {
 	s, p := u.s, u.s.pipe
-	if err := s.room(s.o.MinFree); err != nil {
+	if err := s.room(s.o.MinFree + spaceStep); err != nil {
 		return nil, err
 	}
 	select {
