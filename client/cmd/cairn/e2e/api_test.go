@@ -45,8 +45,6 @@ type point struct {
 	Consistency string
 }
 
-type item struct{ Name, ProtectionState, LastBackupStatusText, LatestRecoveryPoint string }
-
 func last(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 
 func (j job) done() (done, total int64) {

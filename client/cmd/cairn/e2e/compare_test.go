@@ -45,12 +45,7 @@ func (w *world) notMounted(dir string) {
 // attribute and hole.
 func (w *world) same(kernel, cairn string) mounttest.DiffResult {
 	w.Helper()
-	return w.sameBut(kernel, cairn, mounttest.DiffOptions{})
-}
-
-func (w *world) sameBut(kernel, cairn string, opts mounttest.DiffOptions) mounttest.DiffResult {
-	w.Helper()
-	res, err := mounttest.Diff(kernel, cairn, opts)
+	res, err := mounttest.Diff(kernel, cairn, mounttest.DiffOptions{})
 	if err != nil {
 		w.Errorf("compare %s with %s: %v", kernel, cairn, err)
 	}

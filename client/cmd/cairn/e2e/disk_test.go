@@ -39,14 +39,6 @@ func (w *world) fillRandom(path string, size int64, seed uint64) {
 // part is a partition of an image file, in bytes.
 type part struct{ start, size int64 }
 
-// whole is the whole of an image.
-func (w *world) whole(image string) part {
-	w.Helper()
-	st, err := os.Stat(image)
-	w.must(err)
-	return part{0, st.Size()}
-}
-
 // partition writes a partition table that sfdisk describes, and gives its
 // partitions.
 func (w *world) partition(image, script string) (parts []part) {
@@ -111,6 +103,7 @@ func (w *world) kernelMount(image string, p part, readOnly bool) (dir string, un
 		flags, options = flags|unix.MS_RDONLY, "noload"
 	}
 	dev, detach := w.loop(image, p, readOnly)
+	defer detach() // which happens at the unmount, whoever does that
 	dir, err := os.MkdirTemp(w.dir, "kernel-")
 	w.must(err)
 	w.must(unix.Mount(dev, dir, "ext4", flags, options))
@@ -123,7 +116,6 @@ func (w *world) kernelMount(image string, p part, readOnly bool) (dir string, un
 		if err != nil {
 			w.Errorf("unmount %s: %v", dir, err)
 		}
-		detach()
 	})
 }
 

@@ -9,8 +9,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"cairn/client"
+	cairnv1 "cairn/proto/cairn/v1"
 )
 
 // What people get wrong is refused, with a message that says what and how to
@@ -39,7 +44,7 @@ func TestWrongInputs(t *testing.T) {
 	proved(t, "bad ids, unknown regions and missing vaults are refused")
 
 	w.setUp()
-	w.refused(1, []string{`"main"`, "exists"}, "vault", "create", "main")
+	w.refused(1, []string{"vaults/main", "exists"}, "vault", "create", "main")
 	w.cairn("vault", "create", "far", "--region", "eu2")
 	w.cairn("policy", "create", "nightly", "--vault", "far")
 	w.awaitMachine("web1")
@@ -51,6 +56,9 @@ func TestWrongInputs(t *testing.T) {
 	w.refused(1, []string{`"nodisk"`, "scratch", "system"}, "protect", "db", "--vault", "main", "--policy", "nightly", "--exclude-disk", "nodisk")
 	w.refused(1, []string{"no point", "cairn point list web1"}, "mount", "web1@latest", w.path("images"))
 	proved(t, "a machine protected twice, in another region, or with disks it does not have is refused")
+
+	w.codes()
+	proved(t, "the API says so with the right codes and reasons")
 
 	// Images that are not what they seem.
 	w.protect("dir")
@@ -71,26 +79,92 @@ func TestWrongInputs(t *testing.T) {
 
 	// Mount points, restores, names.
 	w.backUp("web1")
-	w.refused(1, []string{"not empty", "hint: "}, "mount", "web1@latest", w.images)
+	w.refused(1, []string{"not empty"}, "mount", "web1@latest", w.images)
 	w.refused(1, []string{"does not exist"}, "mount", "web1@latest", w.path("nowhere"))
 	w.refused(1, []string{"not a directory"}, "mount", "web1@latest", im("web1.raw"))
 	w.refused(1, []string{`"vdz"`, "vda"}, "restore", "disk", "web1@latest", "vdz", "--to", w.path("to"))
 	w.refused(2, []string{"web1@latest"}, "point", "show", "web1")
 	w.refused(2, []string{"--format"}, "restore", "disk", "web1@latest", "--to", w.path("to"), "--format", "vhd")
-	w.refused(1, []string{"cairnd running"}, "--server", "unix:"+w.path("nobody"), "vault", "list")
+	w.refused(1, []string{"no connection", "no such file", "cairnd running"}, "--server", "unix:"+w.path("nobody"), "vault", "list")
 	proved(t, "mount points that are not empty or not there, unknown disks and formats, and a server that is not there are refused")
 
-	// A second server on the same data, a second agent for the same host.
+	// Nothing tells of a raw image what it should be: cut, it is a smaller disk.
+	for _, size := range []int64{1*mib + 512, 6 * mib} {
+		w.must(os.Truncate(im("web1.raw"), size))
+		w.backUp("web1")
+		w.cairn("restore", "disk", "web1@latest", "--to", w.path("resized"))
+		w.identical(im("web1.raw"), w.path("resized/vda.raw"))
+		w.must(os.RemoveAll(w.path("resized")))
+	}
+	proved(t, "a raw image that was truncated, or grew, is backed up as what it is now")
+
+	// A second server on the same data; a second agent takes over from the first.
 	other := w.tryServer("--data", w.data, "--socket", w.path("s2"))
 	if other.status != 1 || !strings.Contains(other.stderr, "another cairnd") {
 		t.Errorf("a second server: %+v", other)
 	}
-	second := w.try("agent", "--host", "h1", "--images", w.images)
-	if second.status != 1 || !strings.Contains(second.stderr, "h1") {
-		t.Errorf("a second agent: %+v", second)
+	first := w.agent
+	w.startAgent()
+	if code := first.exited(30 * time.Second); code != 1 || !strings.Contains(first.said.String(), "another agent took over") {
+		t.Errorf("the first agent ended with %d: %s", code, first.said)
 	}
 	w.verified("web1")
-	proved(t, "a second server for the same data and a second agent for the same host end with status 1 and say why")
+	proved(t, "a second server for the same data ends with status 1; so does an agent whose host another one took over")
+}
+
+// codes makes wrong calls and looks at what programs see of the answers.
+func (w *world) codes() {
+	w.Helper()
+	c, err := client.Dial(w.address)
+	w.must(err)
+	defer c.Close()
+	ctx := w.Context()
+	const sub = "subscriptions/default"
+	item := &cairnv1.ProtectedItem{Machine: sub + "/hosts/h1/machines/web1", Policy: sub + "/vaults/main/policies/nightly"}
+	calls := []struct {
+		what   string
+		call   func() error
+		code   codes.Code
+		reason cairnv1.ErrorReason
+	}{
+		{"bad id", func() error {
+			_, err := c.Vaults.CreateVault(ctx, &cairnv1.CreateVaultRequest{Parent: sub, VaultId: "BAD_ID"})
+			return err
+		}, codes.InvalidArgument, cairnv1.ErrorReason_ERROR_REASON_INVALID_FIELD},
+		{"bad name", func() error {
+			_, err := c.Vaults.GetVault(ctx, &cairnv1.GetVaultRequest{Name: "vaults/main"})
+			return err
+		}, codes.InvalidArgument, cairnv1.ErrorReason_ERROR_REASON_INVALID_NAME},
+		{"unknown region", func() error {
+			_, err := c.Vaults.CreateVault(ctx, &cairnv1.CreateVaultRequest{Parent: sub, VaultId: "v", Vault: &cairnv1.Vault{Region: "mars"}})
+			return err
+		}, codes.InvalidArgument, cairnv1.ErrorReason_ERROR_REASON_UNKNOWN_REGION},
+		{"missing vault", func() error {
+			_, err := c.Vaults.GetVault(ctx, &cairnv1.GetVaultRequest{Name: sub + "/vaults/nope"})
+			return err
+		}, codes.NotFound, cairnv1.ErrorReason_ERROR_REASON_VAULT_NOT_FOUND},
+		{"vault made twice", func() error {
+			_, err := c.Vaults.CreateVault(ctx, &cairnv1.CreateVaultRequest{Parent: sub, VaultId: "main"})
+			return err
+		}, codes.AlreadyExists, cairnv1.ErrorReason_ERROR_REASON_ALREADY_EXISTS},
+		{"machine protected twice", func() error {
+			_, err := c.Items.ProtectMachine(ctx, &cairnv1.ProtectMachineRequest{Parent: sub + "/vaults/main", ProtectedItemId: "again", ProtectedItem: item})
+			return err
+		}, codes.AlreadyExists, cairnv1.ErrorReason_ERROR_REASON_MACHINE_ALREADY_PROTECTED},
+		{"missing point", func() error {
+			_, err := c.Points.GetRecoveryPoint(ctx, &cairnv1.GetRecoveryPointRequest{Name: sub + "/vaults/main/protectedItems/web1/recoveryPoints/p1"})
+			return err
+		}, codes.NotFound, cairnv1.ErrorReason_ERROR_REASON_RECOVERY_POINT_NOT_FOUND},
+		{"later version's call", func() error {
+			_, err := c.Vaults.ReclaimVault(ctx, &cairnv1.ReclaimVaultRequest{Name: sub + "/vaults/main"})
+			return err
+		}, codes.Unimplemented, cairnv1.ErrorReason_ERROR_REASON_NOT_IMPLEMENTED},
+	}
+	for _, x := range calls {
+		if err := x.call(); client.Code(err) != x.code || client.Reason(err) != x.reason {
+			w.Errorf("%s: %v, %v; want %v, %v: %v", x.what, client.Code(err), client.Reason(err), x.code, x.reason, err)
+		}
+	}
 }
 
 // badImage says that a backup fails because of the image, however far it gets.
