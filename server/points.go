@@ -111,14 +111,16 @@ func (s *Server) pointOfJob(v *Vault, item ItemName, job string) (*pb.RecoveryPo
 }
 
 // newPointID makes the id of a point: it sorts by the time of the snapshot, to
-// the second, and ends in four random characters.
+// the millisecond, and ends in three random characters: two points of an item
+// that were made within a second must not change places.
 func newPointID(t time.Time, rand io.Reader) (string, error) {
-	var b [3]byte
+	var b [2]byte
 	if _, err := io.ReadFull(rand, b[:]); err != nil {
 		return "", fmt.Errorf("make a point id: %w", err)
 	}
-	tail := strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))[:4]
-	return "p" + t.UTC().Format("20060102t150405") + "-" + tail, nil
+	t = t.UTC()
+	tail := strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))[:3]
+	return fmt.Sprintf("p%s-%03d%s", t.Format("20060102t150405"), t.Nanosecond()/1e6, tail), nil
 }
 
 // defaultRetention keeps points of a policy that says nothing.
