@@ -131,10 +131,11 @@ func edits(blocks uint64) *rapid.Generator[[]edit] {
 				rapid.Just(uint64(1)), rapid.Just(uint64(1)), rapid.Uint64Range(1, min(left, 1000)),
 				rapid.Just(min(left, 256)), rapid.Just(min(left, 512)),
 			}
-			if e.d == block.Zero || len(es) == 0 { // long runs of data make the model slow
+			// Long runs of data make the model slow.
+			if e.d == block.Zero || rapid.IntRange(0, 9).Draw(t, "long") == 0 {
 				counts = append(counts, rapid.Just(min(left, 1<<16)))
 			}
-			if e.d == block.Zero || left < 1<<16 {
+			if e.d == block.Zero || left < 5000 {
 				counts = append(counts, rapid.Just(left))
 			}
 			e.count = rapid.OneOf(counts...).Draw(t, "count")
