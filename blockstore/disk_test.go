@@ -3,6 +3,7 @@ package blockstore
 import (
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -41,4 +42,24 @@ func mountTmpfs(t *testing.T, options string) string {
 		}
 	})
 	return dir
+}
+
+// testLog counts what is logged.
+type testLog struct {
+	mu sync.Mutex
+	n  int
+}
+
+func (l *testLog) Infof(string, ...any) {}
+
+func (l *testLog) Errorf(string, ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n++
+}
+
+func (l *testLog) lines() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.n
 }

@@ -33,6 +33,13 @@ const (
 // blockKey is a block's key in blocks/.
 func blockKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
+func parseBlockKey(k []byte) (id uint64, err error) {
+	if len(k) != 8 {
+		return 0, fmt.Errorf("%w: key %x in %s", ErrCorrupt, k, blocksName)
+	}
+	return binary.BigEndian.Uint64(k), nil
+}
+
 func digestKey(dst []byte, d block.Digest) []byte {
 	return append(append(dst, digestSpace), d[:]...)
 }

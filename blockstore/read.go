@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/sync/errgroup"
@@ -173,6 +174,30 @@ func (s *Store) read(ctx context.Context, ds []block.Digest, stored bool, point 
 	})
 }
 
+// damagedIDs remembers blocks that Pebble found damaged. It spends seconds of
+// computing on every such read, to find out whether a single bit was flipped.
+type damagedIDs struct {
+	mu sync.Mutex
+	m  map[uint64]error
+}
+
+func (d *damagedIDs) get(id uint64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.m[id]
+}
+
+func (d *damagedIDs) add(id uint64, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.m == nil {
+		d.m = map[uint64]error{}
+	}
+	if len(d.m) < 10*maxBad {
+		d.m[id] = err
+	}
+}
+
 // errNoSuchID is what fetch says about an id that is not in blocks/.
 var errNoSuchID = fmt.Errorf("%w: the index names it, but there is no such block", ErrCorrupt)
 
@@ -206,6 +231,9 @@ func (s *Store) fetchRun(ctx context.Context, wants []want, each func(want, []by
 	defer func() { it.Close() }()
 	var key [8]byte
 	get := func() ([]byte, error) {
+		if err := s.damaged.get(binary.BigEndian.Uint64(key[:])); err != nil {
+			return nil, err
+		}
 		if it.SeekGE(key[:]) && bytes.Equal(it.Key(), key[:]) {
 			return it.ValueAndErr()
 		}
@@ -233,6 +261,9 @@ func (s *Store) fetchRun(ctx context.Context, wants []want, each func(want, []by
 			it.Close()
 			it = again
 			v, err = get()
+		}
+		if pebble.IsCorruptionError(err) {
+			s.damaged.add(w.entry.id, err)
 		}
 		if err := each(w, v, err); err != nil {
 			return err

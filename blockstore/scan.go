@@ -2,7 +2,6 @@ package blockstore
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -102,6 +101,9 @@ func (sc *scanner) scan(ctx context.Context, lo, hi uint64) error {
 			// Something from lo on cannot be read. Try every id: the index will
 			// tell which of them should have been there.
 			sc.v.causes.add(lo, it.Error())
+			if pebble.IsCorruptionError(it.Error()) {
+				sc.v.s.damaged.add(lo, it.Error())
+			}
 			lo++
 			ok = it.SeekGE(blockKey(lo))
 		}
@@ -114,10 +116,10 @@ func (sc *scanner) scan(ctx context.Context, lo, hi uint64) error {
 		if sc.v.s.ctx.Err() != nil {
 			return ErrClosed
 		}
-		if len(it.Key()) != 8 {
-			continue // not the store's
+		id, err := parseBlockKey(it.Key())
+		if err != nil {
+			return err
 		}
-		id := binary.BigEndian.Uint64(it.Key())
 		lo = id + 1
 		stored, err := it.ValueAndErr()
 		if err == nil {
@@ -164,14 +166,44 @@ var errOther = fmt.Errorf("%w: there is no such block under its id", ErrCorrupt)
 
 // scanIndex reports every entry that does not lead to its block.
 func (v *verifier) scanIndex(ctx context.Context) error {
+	var met, twice roaring64.Bitmap
+	err := v.entries(ctx, func(d block.Digest, e entry) error {
+		if !v.known.Contains(e.id) {
+			err := v.causes.m[e.id]
+			if err == nil {
+				err = errOther
+			}
+			v.fault(BadBlock{Digest: d, ID: e.id, Page: e.page, Err: err})
+		} else if !met.CheckedAdd(e.id) {
+			twice.Add(e.id)
+		}
+		return nil
+	})
+	if err != nil || twice.IsEmpty() {
+		return err
+	}
+	// Two digests lead to one block, which has one of them.
+	return v.entries(ctx, func(d block.Digest, e entry) error {
+		if twice.Contains(e.id) {
+			return v.check(ctx, []want{{digest: d, entry: e}})
+		}
+		return nil
+	})
+}
+
+// entries calls fn for the index entries of blocks that are not too young.
+func (v *verifier) entries(ctx context.Context, fn func(block.Digest, entry) error) error {
 	it, err := v.s.index.NewIter(&pebble.IterOptions{LowerBound: []byte{digestSpace}, UpperBound: []byte{digestSpace + 1}})
 	if err != nil {
 		return v.s.readError(err)
 	}
 	defer it.Close()
-	for n, ok := 0, it.First(); ok; n, ok = n+1, it.Next() {
-		if n%1024 == 0 && errors.Join(ctx.Err(), v.s.ctx.Err()) != nil {
-			return errors.Join(ctx.Err(), ErrClosed)
+	for ok := it.First(); ok; ok = it.Next() {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if v.s.ctx.Err() != nil {
+			return ErrClosed
 		}
 		if len(it.Key()) != digestKeyLen {
 			return fmt.Errorf("%w: index key %x", ErrCorrupt, it.Key())
@@ -186,13 +218,12 @@ func (v *verifier) scanIndex(ctx context.Context) error {
 			v.fault(BadBlock{Digest: d, Err: err})
 			continue
 		}
-		if e.id >= v.limit || v.known.Contains(e.id) {
+		if e.id >= v.limit {
 			continue
 		}
-		if err = v.causes.m[e.id]; err == nil {
-			err = errOther
+		if err := fn(d, e); err != nil {
+			return err
 		}
-		v.fault(BadBlock{Digest: d, ID: e.id, Page: e.page, Err: err})
 	}
 	return v.s.readError(it.Error())
 }

@@ -3,7 +3,6 @@ package blockstore
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +37,7 @@ type Store struct {
 	why    error // for which it is read-only, if nobody asked for it
 
 	index, blocks *pebble.DB
+	damaged       damagedIDs
 
 	// pins orders look-ups that pin, which hold it for reading, against what
 	// takes blocks away, which holds it for writing: the settling of a failed
@@ -368,20 +368,36 @@ func (s *Store) start() error {
 	return s.g.failure()
 }
 
-// lastID is the greatest id in blocks/, 0 if there is none.
+// lastID is the greatest id in blocks/, 0 if there is none. If the last block
+// cannot be read, what the manifest says of its table serves as well.
 func (s *Store) lastID() (uint64, error) {
 	it, err := s.blocks.NewIter(nil)
 	if err != nil {
 		return 0, err
 	}
 	defer it.Close()
-	if !it.Last() {
-		return 0, it.Error()
+	if it.Last() {
+		return parseBlockKey(it.Key())
 	}
-	if len(it.Key()) != 8 {
-		return 0, fmt.Errorf("%w: key %x in %s", ErrCorrupt, it.Key(), blocksName)
+	if it.Error() == nil {
+		return 0, nil
 	}
-	return binary.BigEndian.Uint64(it.Key()), nil
+	s.o.Logger.Errorf("%s: the last block cannot be read: %v", s.dir, it.Error())
+	levels, err := s.blocks.SSTables()
+	if err != nil {
+		return 0, err
+	}
+	var last uint64
+	for _, tables := range levels {
+		for _, t := range tables {
+			id, err := parseBlockKey(t.Largest.UserKey)
+			if err != nil {
+				return 0, err
+			}
+			last = max(last, id)
+		}
+	}
+	return last, nil
 }
 
 // Close ends running calls, abandons uploads and what they have not flushed,

@@ -47,14 +47,13 @@ func (s *Store) newTable(first uint64) *table {
 	t.w = sstable.NewWriter(newTableFile(f), sstable.WriterOptions{
 		TableFormat: pebbleFormat.MaxTableFormat(),
 		Compression: sstable.NoCompression, // blocks are compressed one by one
-		BlockSize:   sstableBlock,
+		// What Pebble reads and checksums as a whole: almost every block gets a
+		// piece of its own, so that damage costs one block, not its neighbours.
+		BlockSize:      4 << 10,
+		IndexBlockSize: 256 << 10, // one level
 	})
 	return t
 }
-
-// sstableBlock is the size at which Pebble closes a block of a table, what it
-// reads and checksums as a whole: a block of 64 KiB gets one of its own.
-const sstableBlock = 32 << 10
 
 // tableSize is how large tables get now: large vaults have larger ones, so that
 // there are never more than some 10⁵ of them, each of which takes Pebble about a
