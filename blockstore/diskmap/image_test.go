@@ -141,28 +141,35 @@ func TestImageExtents(t *testing.T) {
 // TestExtentIsBounded: holes are skipped at any size; a long run of data costs
 // a bounded number of pages per call.
 func TestExtentIsBounded(t *testing.T) {
+	const first, leaves = 1 << 30, 600
 	mem := newMemory()
-	m := build(t, mem, 1<<40*testBlock, nil, []edit{{1 << 30, 1 << 20, digest(1)}})
+	var es []edit
+	for i := range uint64(leaves) {
+		es = append(es, edit{first + i*Fanout, Fanout, block.Sum([]byte{byte(i), byte(i >> 8)})})
+	}
+	m := build(t, mem, 1<<40*testBlock, nil, es)
 	im := NewImage(mem, m, ImageOptions{})
-	mem.since()
-	data, n, err := im.Extent(context.Background(), 0)
-	if data || n != 1<<30*testBlock || err != nil || mem.since().read > 10 {
-		t.Errorf("hole of %d bytes, %v", n, err)
+	off := int64(0)
+	for i, want := range []struct {
+		data   bool
+		blocks int64
+		read   int
+	}{
+		{false, first, 5}, // the path to the data behind it
+		{true, extentPages * Fanout, extentPages - 1},
+		{true, extentPages * Fanout, 1 + extentPages},
+		{true, (leaves - 2*extentPages) * Fanout, 1 + leaves - 2*extentPages},
+		{false, 1<<40 - first - leaves*Fanout, 0},
+	} {
+		mem.since()
+		data, n, err := im.Extent(context.Background(), off)
+		if got := mem.since(); err != nil || data != want.data || n != want.blocks*testBlock || got.read != want.read {
+			t.Errorf("extent %d: data %t, %d blocks, %+v, %v; want %+v", i, data, n/testBlock, got, err, want)
+		}
+		off += n
 	}
-	var total int64
-	for data = true; data; {
-		if data, n, err = im.Extent(context.Background(), 1<<30*testBlock+total); err != nil {
-			t.Fatal(err)
-		}
-		if got := mem.since(); got.read > extentPages+10 {
-			t.Fatalf("one call took %+v", got)
-		}
-		if data {
-			total += n
-		}
-	}
-	if total != 1<<20*testBlock || n != (1<<40-1<<30-1<<20)*testBlock {
-		t.Errorf("%d bytes of data, then %d of hole", total, n)
+	if off != m.Size {
+		t.Errorf("extents end at %d of %d", off, m.Size)
 	}
 }
 
