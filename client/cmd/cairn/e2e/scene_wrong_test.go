@@ -130,7 +130,7 @@ func (w *world) codes() {
 		{"bad id", func() error {
 			_, err := c.Vaults.CreateVault(ctx, &cairnv1.CreateVaultRequest{Parent: sub, VaultId: "BAD_ID"})
 			return err
-		}, codes.InvalidArgument, cairnv1.ErrorReason_ERROR_REASON_INVALID_FIELD},
+		}, codes.InvalidArgument, cairnv1.ErrorReason_ERROR_REASON_INVALID_NAME},
 		{"bad name", func() error {
 			_, err := c.Vaults.GetVault(ctx, &cairnv1.GetVaultRequest{Name: "vaults/main"})
 			return err
