@@ -35,6 +35,9 @@ func (c *codec) Unmarshal(data mem.BufferSlice, v any) error {
 			"a message of %d bytes; at most %d are allowed: send more, smaller messages", n, maxMessage))
 		return nil
 	}
+	if up, ok := v.(*pb.UploadBlocksRequest); ok && decodeUpload(data, up) == nil {
+		return nil
+	}
 	if err := c.CodecV2.Unmarshal(data, v); err != nil {
 		c.wrong.Store(v, malformed(m.ProtoReflect().Descriptor(), data.Materialize(), err))
 	}
