@@ -195,7 +195,7 @@ func (w *worker) run(ctx context.Context, b batch) ([]change, error) {
 	var at []int // where ask[i] stands in the batch
 	asked := map[block.Digest]struct{}{}
 	for i, d := range w.digests {
-		if d == w.old[i] {
+		if d == w.old[i] && !w.mustSet(b.first+uint64(i)) {
 			continue
 		}
 		changes = append(changes, change{b.first + uint64(i), d})
@@ -213,6 +213,14 @@ func (w *worker) run(ctx context.Context, b batch) ([]change, error) {
 		return nil, fmt.Errorf("find missing blocks: %w", err)
 	}
 	return changes, w.send(ctx, ask, at, missing)
+}
+
+// mustSet says that a block's entry is written though it is the base's: the
+// last block of a disk that has another size now. How much of it is padding has
+// changed, and a map's builder wants to hear that what it holds is still right.
+func (w *worker) mustSet(index uint64) bool {
+	bs := int64(w.t.up.BlockSize)
+	return w.hasBase && w.base.Size != w.size && index == uint64((w.size-1)/bs)
 }
 
 // read fills plain with n bytes from off; behind the end of the disk are zeros.
