@@ -267,7 +267,7 @@ func (s *blockService) AbortUpload(_ context.Context, r *pb.AbortUploadRequest) 
 
 // FindMissing tells which blocks the vault lacks.
 func (s *blockService) FindMissing(ctx context.Context, r *pb.FindMissingRequest) (*pb.FindMissingResponse, error) {
-	ds, err := parseDigests("digests", r.Digests)
+	ds, err := parseDigests(r.Digests)
 	if err != nil {
 		return nil, err
 	}
@@ -287,17 +287,20 @@ func (s *blockService) FindMissing(ctx context.Context, r *pb.FindMissingRequest
 }
 
 // parseDigests takes the digests of one message apart.
-func parseDigests(field string, b []byte) ([]block.Digest, error) {
+func parseDigests(b []byte) ([]block.Digest, error) {
 	const size = len(block.Digest{})
 	if len(b)%size != 0 {
-		return nil, invalidField(field, "has %d bytes; digests have %d bytes each, one after the other", len(b), size)
+		return nil, invalidField("digests", "has %d bytes; digests have %d bytes each, one after the other", len(b), size)
 	}
 	if n := len(b) / size; n > upload.MaxDigests {
 		return nil, errTooLarge("digests", n, upload.MaxDigests)
 	}
 	ds := make([]block.Digest, len(b)/size)
 	for i := range ds {
-		ds[i] = block.Digest(b[i*size:])
+		if ds[i] = block.Digest(b[i*size:]); ds[i] == block.Zero {
+			return nil, newError(pb.ErrorReason_ERROR_REASON_ZERO_BLOCK,
+				"digest %d is the zero digest, which stands for a block of zeros: there is no such block", i)
+		}
 	}
 	return ds, nil
 }

@@ -120,6 +120,8 @@ func TestUploadBlocksRefusals(t *testing.T) {
 	wantError(t, err, codes.InvalidArgument, pb.ErrorReason_ERROR_REASON_BATCH_TOO_LARGE)
 	_, err = w.blocks.FindMissing(w.ctx, &pb.FindMissingRequest{UploadToken: up.UploadToken, Digests: make([]byte, 33)})
 	wantField(t, err, "digests")
+	_, err = w.blocks.FindMissing(w.ctx, &pb.FindMissingRequest{UploadToken: up.UploadToken, Digests: make([]byte, 32)})
+	wantError(t, err, codes.InvalidArgument, pb.ErrorReason_ERROR_REASON_ZERO_BLOCK)
 	stream, err := w.blocks.UploadBlocks(w.ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +208,7 @@ func TestReadRefusals(t *testing.T) {
 	}
 	wantField(t, read("p", nil), "recovery_point")
 	wantField(t, read(p.Name, have[:31]), "digests")
-	wantError(t, read(p.Name, make([]byte, 4097*32)), codes.InvalidArgument, pb.ErrorReason_ERROR_REASON_BATCH_TOO_LARGE)
+	wantError(t, read(p.Name, bytes.Repeat([]byte{1}, 4097*32)), codes.InvalidArgument, pb.ErrorReason_ERROR_REASON_BATCH_TOO_LARGE)
 	wantError(t, read(p.Name, flatten(have, block.Zero)), codes.InvalidArgument, pb.ErrorReason_ERROR_REASON_ZERO_BLOCK)
 	wantError(t, read(item1+"/recoveryPoints/p1", have[:]), codes.NotFound, pb.ErrorReason_ERROR_REASON_RECOVERY_POINT_NOT_FOUND)
 	info := wantError(t, read(p.Name, flatten(have, lost)), codes.FailedPrecondition, pb.ErrorReason_ERROR_REASON_BLOCK_MISSING)

@@ -30,15 +30,9 @@ func (s *blockService) ReadBlocks(r *pb.ReadBlocksRequest, stream grpc.ServerStr
 	if err := f.err(); err != nil {
 		return err
 	}
-	ds, err := parseDigests("digests", r.Digests)
+	ds, err := parseDigests(r.Digests)
 	if err != nil {
 		return err
-	}
-	for i, d := range ds {
-		if d == block.Zero {
-			return newError(pb.ErrorReason_ERROR_REASON_ZERO_BLOCK,
-				"digest %d is the zero digest, which stands for a block of zeros: there is no such block to read", i)
-		}
 	}
 	v, release, err := s.vaults.use(n.VaultName)
 	if err != nil {

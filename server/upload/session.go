@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -198,7 +197,7 @@ func (s *Session) count(got Received) {
 
 // FindMissing returns the indexes of the digests, at most MaxDigests, that the
 // vault lacks, in ascending order. The others are pinned until the upload ends.
-// Zero digests are never missing.
+// Zero digests are refused: ErrZeroBlock.
 func (s *Session) FindMissing(ctx context.Context, ds []block.Digest) ([]int, error) {
 	if len(ds) > MaxDigests {
 		return nil, &TooLargeError{What: "digests", Have: len(ds), Max: MaxDigests}
@@ -207,21 +206,7 @@ func (s *Session) FindMissing(ctx context.Context, ds []block.Digest) ([]int, er
 		return nil, err
 	}
 	defer s.finish()
-	if !slices.Contains(ds, block.Zero) {
-		missing, err := s.up.FindMissing(ctx, ds)
-		return missing, s.reason(err)
-	}
-	var ask []block.Digest
-	var where []int
-	for i, d := range ds {
-		if d != block.Zero {
-			ask, where = append(ask, d), append(where, i)
-		}
-	}
-	missing, err := s.up.FindMissing(ctx, ask)
-	for i, m := range missing {
-		missing[i] = where[m]
-	}
+	missing, err := s.up.FindMissing(ctx, ds)
 	return missing, s.reason(err)
 }
 

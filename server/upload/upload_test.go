@@ -232,8 +232,11 @@ func TestUpload(t *testing.T) {
 	f := setup(t)
 	ended := make(chan error, 1)
 	s := f.create("", Spec{Ended: func(err error) { ended <- err }})
-	missing, err := s.FindMissing(context.Background(), digests(0, 1, 0, 2, 3))
-	if err != nil || !slices.Equal(missing, []int{1, 3, 4}) {
+	if _, err := s.FindMissing(context.Background(), digests(1, 0)); !errors.Is(err, blockstore.ErrZeroBlock) {
+		t.Fatalf("zero digest: %v", err)
+	}
+	missing, err := s.FindMissing(context.Background(), digests(1, 2, 3))
+	if err != nil || !slices.Equal(missing, []int{0, 1, 2}) {
 		t.Fatalf("missing %v, %v", missing, err)
 	}
 	got := mustSend(t, s, many(1, 2), many(2), many(), many(3))
