@@ -208,7 +208,7 @@ func (s *hostService) ClaimJobs(r *pb.ClaimJobsRequest, stream grpc.ServerStream
 // ReportJob tells how a claimed job goes, and renews its lease.
 func (s *hostService) ReportJob(_ context.Context, r *pb.ReportJobRequest) (*pb.ReportJobResponse, error) {
 	var f fields
-	f.job("job", r.Job)
+	n := f.job("job", r.Job)
 	if r.LeaseToken == "" {
 		f.add("lease_token", "must be given; it comes with the job's assignment")
 	}
@@ -229,7 +229,7 @@ func (s *hostService) ReportJob(_ context.Context, r *pb.ReportJobRequest) (*pb.
 	}
 	cancel, expire, err := s.jobs.Report(r)
 	if err != nil {
-		return nil, err
+		return nil, jobNotFound(n, err)
 	}
 	return &pb.ReportJobResponse{CancelRequested: cancel, LeaseExpireTime: timestamppb.New(expire)}, nil
 }

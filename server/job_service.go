@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,7 +38,16 @@ func (s *Server) job(n JobName) (*pb.Job, error) {
 	if _, err := s.vaults.find(n.VaultName); err != nil {
 		return nil, err
 	}
-	return s.jobs.Get(n.String())
+	j, err := s.jobs.Get(n.String())
+	return j, jobNotFound(n, err)
+}
+
+// jobNotFound gives a job that is not there its words.
+func jobNotFound(n JobName, err error) error {
+	if errors.Is(err, job.ErrNotFound) {
+		return errJobNotFound(n)
+	}
+	return err
 }
 
 // jobFilter checks a filter and makes a function of it. parent is checked to
@@ -127,7 +137,7 @@ func (s *jobService) CancelJob(_ context.Context, r *pb.CancelJobRequest) (*pb.C
 	}
 	j, err := s.jobs.Cancel(r.Name)
 	if err != nil {
-		return nil, err
+		return nil, jobNotFound(n, err)
 	}
 	return &pb.CancelJobResponse{Job: j}, nil
 }
