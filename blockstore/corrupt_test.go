@@ -150,7 +150,7 @@ func TestEveryByte(t *testing.T) {
 	mem := vfs.NewMem()
 	s := testCreate(t, "v", Options{FS: mem})
 	// Small blocks, because Pebble looks at every bit of a damaged one.
-	small := func(n int) []byte { return append(testPlain(n)[:2000], make([]byte, testBlock-2000)...) }
+	small := func(n int) []byte { return append(testPlain(n)[:500], make([]byte, testBlock-500)...) }
 	var ds []block.Digest
 	u := startUpload(t, s, "u")
 	for n := range 8 {
@@ -170,7 +170,7 @@ func TestEveryByte(t *testing.T) {
 	}
 	size := int(fi.Size())
 	var places []int
-	for i := range 100 {
+	for i := range 60 {
 		places = append(places, rng.IntN(size), size-1-i*5) // the tail has the indexes
 	}
 	var good, bad int

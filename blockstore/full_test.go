@@ -40,6 +40,13 @@ func TestFullDisk(t *testing.T) {
 	if _, err := u.putTest(10, 12); err != nil {
 		t.Fatal(err)
 	}
+	for begun := false; !begun; { // the table
+		ls, err := mem.List("v/incoming")
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun = len(ls) > 0
+	}
 
 	// Full at once: nothing more is taken.
 	disk.free.Store(minFree - 1)

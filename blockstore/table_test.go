@@ -1,0 +1,126 @@
+package blockstore
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"cairn/blockstore/block"
+)
+
+// TestEveryByteIsWrittenOnce fills tables from several uploads, with flushes in
+// between, deletes points, and opens the vault again and again. Every table must
+// have gone straight to the bottom level and stayed there, ids must be dense, and
+// what was written must be little more than what was given.
+func TestEveryByteIsWrittenOnce(t *testing.T) {
+	ctx := context.Background()
+	mem := vfs.NewMem()
+	if s, err := Create("v", Options{FS: mem}); err != nil {
+		t.Fatal(err)
+	} else {
+		testClose(t, s)
+	}
+	var next uint64 = 1
+	for round := range 3 {
+		s := testOpen(t, "v", Options{FS: mem, TableSize: 2 << 20})
+		var wg sync.WaitGroup
+		for w := range 3 {
+			rng := rand.NewChaCha8([32]byte{byte(round), byte(w)})
+			u := startUpload(t, s, fmt.Sprint(w))
+			wg.Go(func() {
+				for n := range 64 {
+					p := make([]byte, block.DefaultSize)
+					rng.Read(p)
+					if _, err := u.Put(ctx, []Block{{block.Sum(p), block.Encode(nil, p, block.None)}}); err != nil {
+						t.Error(err)
+					}
+					if n%40 == 39 {
+						if err := u.Flush(ctx); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				if err := u.Commit(ctx, Point{ID: fmt.Sprint(round, w)}); err != nil {
+					t.Error(err)
+				}
+				if err := s.DeletePoint(ctx, fmt.Sprint(round, w)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		it, err := s.blocks.NewIter(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next = 1
+		for ok := it.First(); ok; ok = it.Next() {
+			if id, err := parseBlockKey(it.Key()); err != nil || id != next {
+				t.Fatalf("id %d follows %d, %v", id, next-1, err)
+			}
+			next++
+		}
+		if err := it.Close(); err != nil || next != uint64(round+1)*3*64+1 {
+			t.Errorf("%d blocks, %v", next-1, err)
+		}
+		st, err := s.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := st.Tables
+		if m.Compact.Count != 0 || m.Ingest.Count == 0 {
+			t.Errorf("blocks/: %d compactions, %d ingests", m.Compact.Count, m.Ingest.Count)
+		}
+		for l, lm := range m.Levels {
+			if l < 6 && lm.TablesCount != 0 || lm.TableBytesCompacted != 0 || lm.TableBytesFlushed != 0 {
+				t.Errorf("blocks/ level %d: %d tables, %d bytes compacted, %d flushed", l, lm.TablesCount, lm.TableBytesCompacted, lm.TableBytesFlushed)
+			}
+		}
+		if amp := float64(st.BytesWritten) / float64(st.BytesAdded); amp > 1.1 || amp < 1 {
+			t.Errorf("write amplification %.3f", amp)
+		}
+		testClose(t, s)
+	}
+}
+
+func TestTableSize(t *testing.T) {
+	s := &Store{}
+	for stored, want := range map[uint64]int64{0: 64 << 20, 4 << 40: 64 << 20, 32 << 40: 512 << 20, 1 << 60: 1 << 30} {
+		s.st.Store(&state{stored: stored})
+		if got := s.tableSize(); got != want {
+			t.Errorf("%d bytes stored: tables of %d, want %d", stored, got, want)
+		}
+	}
+}
+
+// TestManyTinyBlocks: however small blocks get, a table's index entries fit one
+// batch.
+func TestManyTinyBlocks(t *testing.T) {
+	s := testCreate(t, "v", Options{FS: vfs.NewMem()})
+	u := startUpload(t, s, "u")
+	ctx := context.Background()
+	p := make([]byte, testBlock)
+	var bs []Block
+	const n = tableEntries + 100
+	for i := range n {
+		p[0], p[1], p[2] = byte(i), byte(i>>8), 1
+		bs = append(bs, Block{block.Sum(p), block.Encode(nil, p, block.Fastest)})
+		if len(bs) == 1024 || i == n-1 {
+			if _, err := u.Put(ctx, bs); err != nil {
+				t.Fatal(err)
+			}
+			bs = nil
+		}
+	}
+	if err := u.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	st, err := s.Stats()
+	if err != nil || st.Blocks != n || st.Tables.Levels[6].TablesCount < 2 {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
