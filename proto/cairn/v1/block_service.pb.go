@@ -93,7 +93,8 @@ type CreateUploadRequest struct {
 	// besides.
 	ResumeToken string `protobuf:"bytes,6,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	// How long the upload lives without any call: 1 second to 1 hour; not set
-	// means 2 minutes.
+	// means 2 minutes. It does not end while the server is at work for it, but a
+	// stream on which nothing moves does not keep it alive.
 	LeaseDuration *durationpb.Duration `protobuf:"bytes,7,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -820,8 +821,9 @@ type DiskMapHeader struct {
 	UploadToken string                 `protobuf:"bytes,1,opt,name=upload_token,json=uploadToken,proto3" json:"upload_token,omitempty"`
 	// The disk's target.
 	Disk string `protobuf:"bytes,2,opt,name=disk,proto3" json:"disk,omitempty"`
-	// True: runs are changes to the same disk of the upload's base point. False:
-	// everything that no run names is zeros.
+	// True: runs are changes to the same disk of the upload's base point, which
+	// may have another size; when it ends within a block now, and did not before,
+	// that block must be given. False: everything that no run names is zeros.
 	OverBase      bool `protobuf:"varint,3,opt,name=over_base,json=overBase,proto3" json:"over_base,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -947,7 +949,8 @@ type WriteDiskMapResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Digest of the root page.
 	RootDigest []byte `protobuf:"bytes,1,opt,name=root_digest,json=rootDigest,proto3" json:"root_digest,omitempty"`
-	// Blocks that the map names which the base does not have at that place.
+	// Blocks that differ from those of the base point's disk of that name, zeros
+	// counted like any other; without one, blocks that are not zeros.
 	ChangedBlocks int64 `protobuf:"varint,2,opt,name=changed_blocks,json=changedBlocks,proto3" json:"changed_blocks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -998,10 +1001,12 @@ func (x *WriteDiskMapResponse) GetChangedBlocks() int64 {
 }
 
 type CommitUploadRequest struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	UploadToken  string                 `protobuf:"bytes,1,opt,name=upload_token,json=uploadToken,proto3" json:"upload_token,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	UploadToken string                 `protobuf:"bytes,1,opt,name=upload_token,json=uploadToken,proto3" json:"upload_token,omitempty"`
+	// Not set means now.
 	SnapshotTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=snapshot_time,json=snapshotTime,proto3" json:"snapshot_time,omitempty"`
-	Consistency  ConsistencyClass       `protobuf:"varint,3,opt,name=consistency,proto3,enum=cairn.v1.ConsistencyClass" json:"consistency,omitempty"`
+	// UNSPECIFIED means CRASH_CONSISTENT.
+	Consistency ConsistencyClass `protobuf:"varint,3,opt,name=consistency,proto3,enum=cairn.v1.ConsistencyClass" json:"consistency,omitempty"`
 	// What the point records of the machine.
 	MachineTitle          string     `protobuf:"bytes,4,opt,name=machine_title,json=machineTitle,proto3" json:"machine_title,omitempty"`
 	GuestOs               string     `protobuf:"bytes,5,opt,name=guest_os,json=guestOs,proto3" json:"guest_os,omitempty"`

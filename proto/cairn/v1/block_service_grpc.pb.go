@@ -58,23 +58,30 @@ const (
 // a new upload and ask FindMissing again.
 type BlockServiceClient interface {
 	// CreateUpload begins the upload of one recovery point, or takes an open one
-	// up again by its token.
+	// up again by its token. A job has one upload: another one for the same job
+	// takes the place of the first, which ends.
 	CreateUpload(ctx context.Context, in *CreateUploadRequest, opts ...grpc.CallOption) (*CreateUploadResponse, error)
 	// RenewUpload extends the lease. Every call for an upload extends it as well.
 	RenewUpload(ctx context.Context, in *RenewUploadRequest, opts ...grpc.CallOption) (*RenewUploadResponse, error)
 	// AbortUpload ends an upload without a point.
 	AbortUpload(ctx context.Context, in *AbortUploadRequest, opts ...grpc.CallOption) (*AbortUploadResponse, error)
-	// FindMissing tells which blocks the vault lacks and pins the others.
+	// FindMissing tells which blocks the vault lacks and pins the others. The
+	// zero digest is refused.
 	FindMissing(ctx context.Context, in *FindMissingRequest, opts ...grpc.CallOption) (*FindMissingResponse, error)
 	// UploadBlocks takes batches of blocks of at most 2 MiB (or one block) and
-	// acknowledges each, in order, once it is durable. Ending the sending side
-	// flushes; the stream ends when everything is acknowledged. All messages of a
-	// stream belong to one upload.
+	// acknowledges them, in order, once they are durable, several with one
+	// message where that is possible. Blocks become durable some 64 MiB at a
+	// time, or after a second: who waits for acknowledgements before sending on
+	// should have more than that under way. Ending the sending side flushes; the
+	// stream ends when everything is acknowledged. A batch that is refused ends
+	// the stream, after what came before it was acknowledged; the upload goes on.
+	// All messages of a stream belong to one upload.
 	UploadBlocks(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[UploadBlocksRequest, UploadBlocksResponse], error)
 	// WriteDiskMap takes the map of one disk, in ascending order, as a whole or
 	// as changes to the disk of another point, and answers with its root digest.
 	WriteDiskMap(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteDiskMapRequest, WriteDiskMapResponse], error)
-	// CommitUpload makes the recovery point. Committing again answers the same.
+	// CommitUpload makes the recovery point. Committing again answers the same,
+	// for about an hour.
 	CommitUpload(ctx context.Context, in *CommitUploadRequest, opts ...grpc.CallOption) (*CommitUploadResponse, error)
 	// ReadBlocks streams blocks by digest, in the order asked for: data blocks
 	// and the pages of disk maps.
@@ -213,23 +220,30 @@ type BlockService_ReadBlocksClient = grpc.ServerStreamingClient[ReadBlocksRespon
 // a new upload and ask FindMissing again.
 type BlockServiceServer interface {
 	// CreateUpload begins the upload of one recovery point, or takes an open one
-	// up again by its token.
+	// up again by its token. A job has one upload: another one for the same job
+	// takes the place of the first, which ends.
 	CreateUpload(context.Context, *CreateUploadRequest) (*CreateUploadResponse, error)
 	// RenewUpload extends the lease. Every call for an upload extends it as well.
 	RenewUpload(context.Context, *RenewUploadRequest) (*RenewUploadResponse, error)
 	// AbortUpload ends an upload without a point.
 	AbortUpload(context.Context, *AbortUploadRequest) (*AbortUploadResponse, error)
-	// FindMissing tells which blocks the vault lacks and pins the others.
+	// FindMissing tells which blocks the vault lacks and pins the others. The
+	// zero digest is refused.
 	FindMissing(context.Context, *FindMissingRequest) (*FindMissingResponse, error)
 	// UploadBlocks takes batches of blocks of at most 2 MiB (or one block) and
-	// acknowledges each, in order, once it is durable. Ending the sending side
-	// flushes; the stream ends when everything is acknowledged. All messages of a
-	// stream belong to one upload.
+	// acknowledges them, in order, once they are durable, several with one
+	// message where that is possible. Blocks become durable some 64 MiB at a
+	// time, or after a second: who waits for acknowledgements before sending on
+	// should have more than that under way. Ending the sending side flushes; the
+	// stream ends when everything is acknowledged. A batch that is refused ends
+	// the stream, after what came before it was acknowledged; the upload goes on.
+	// All messages of a stream belong to one upload.
 	UploadBlocks(grpc.BidiStreamingServer[UploadBlocksRequest, UploadBlocksResponse]) error
 	// WriteDiskMap takes the map of one disk, in ascending order, as a whole or
 	// as changes to the disk of another point, and answers with its root digest.
 	WriteDiskMap(grpc.ClientStreamingServer[WriteDiskMapRequest, WriteDiskMapResponse]) error
-	// CommitUpload makes the recovery point. Committing again answers the same.
+	// CommitUpload makes the recovery point. Committing again answers the same,
+	// for about an hour.
 	CommitUpload(context.Context, *CommitUploadRequest) (*CommitUploadResponse, error)
 	// ReadBlocks streams blocks by digest, in the order asked for: data blocks
 	// and the pages of disk maps.

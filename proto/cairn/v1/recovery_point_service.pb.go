@@ -1149,7 +1149,8 @@ type ReadExtentsRequest struct {
 	// The disk's target.
 	Disk string `protobuf:"bytes,2,opt,name=disk,proto3" json:"disk,omitempty"`
 	// A point of any item in the same vault with which to compare the disk of the
-	// same target; empty to list data.
+	// same target; empty to list data. A disk that the base does not have, and
+	// what lies behind the end of its disk, counts as zeros.
 	Base string `protobuf:"bytes,3,opt,name=base,proto3" json:"base,omitempty"`
 	// Range to look at; length 0 means to the end.
 	Offset        int64 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`

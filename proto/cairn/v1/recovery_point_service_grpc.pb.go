@@ -57,13 +57,15 @@ type RecoveryPointServiceClient interface {
 	// a point.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
 	// ReadExtents streams the ranges of a disk that hold data, or, with a base,
-	// those that differ from it. Ranges ascend and do not touch.
+	// those that differ from it. Ranges ascend, end where blocks or the range
+	// asked for end, and do not touch others of their kind.
 	ReadExtents(ctx context.Context, in *ReadExtentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadExtentsResponse], error)
 	// ReadDisk streams bytes of a disk. Every byte was verified; a damaged block
 	// ends the stream with DATA_CORRUPT before any byte of it.
 	ReadDisk(ctx context.Context, in *ReadDiskRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadDiskResponse], error)
 	// LeaseRecoveryPoint keeps a point from being deleted or pruned while it is
 	// read: mounts and restores hold one. Renew it by calling again with its id.
+	// A restart of the server forgets leases: on LEASE_NOT_FOUND take a new one.
 	LeaseRecoveryPoint(ctx context.Context, in *LeaseRecoveryPointRequest, opts ...grpc.CallOption) (*LeaseRecoveryPointResponse, error)
 	// ReleaseRecoveryPoint gives a lease back.
 	ReleaseRecoveryPoint(ctx context.Context, in *ReleaseRecoveryPointRequest, opts ...grpc.CallOption) (*ReleaseRecoveryPointResponse, error)
@@ -221,13 +223,15 @@ type RecoveryPointServiceServer interface {
 	// a point.
 	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
 	// ReadExtents streams the ranges of a disk that hold data, or, with a base,
-	// those that differ from it. Ranges ascend and do not touch.
+	// those that differ from it. Ranges ascend, end where blocks or the range
+	// asked for end, and do not touch others of their kind.
 	ReadExtents(*ReadExtentsRequest, grpc.ServerStreamingServer[ReadExtentsResponse]) error
 	// ReadDisk streams bytes of a disk. Every byte was verified; a damaged block
 	// ends the stream with DATA_CORRUPT before any byte of it.
 	ReadDisk(*ReadDiskRequest, grpc.ServerStreamingServer[ReadDiskResponse]) error
 	// LeaseRecoveryPoint keeps a point from being deleted or pruned while it is
 	// read: mounts and restores hold one. Renew it by calling again with its id.
+	// A restart of the server forgets leases: on LEASE_NOT_FOUND take a new one.
 	LeaseRecoveryPoint(context.Context, *LeaseRecoveryPointRequest) (*LeaseRecoveryPointResponse, error)
 	// ReleaseRecoveryPoint gives a lease back.
 	ReleaseRecoveryPoint(context.Context, *ReleaseRecoveryPointRequest) (*ReleaseRecoveryPointResponse, error)

@@ -345,7 +345,8 @@ const (
 	ErrorReason_ERROR_REASON_MALFORMED_BLOCK ErrorReason = 63
 	// A block's plain length is not the vault's block size. INVALID_ARGUMENT.
 	ErrorReason_ERROR_REASON_WRONG_BLOCK_LENGTH ErrorReason = 64
-	// A block of zeros was sent: such blocks are left out. INVALID_ARGUMENT.
+	// A block of zeros was sent, or the zero digest asked for: such blocks are left
+	// out. INVALID_ARGUMENT.
 	ErrorReason_ERROR_REASON_ZERO_BLOCK ErrorReason = 65
 	// More bytes or digests in one message than allowed. INVALID_ARGUMENT.
 	ErrorReason_ERROR_REASON_BATCH_TOO_LARGE ErrorReason = 66
@@ -376,9 +377,11 @@ const (
 	ErrorReason_ERROR_REASON_JOB_LEASE_LOST ErrorReason = 91
 	// A backup of the same item is already under way. FAILED_PRECONDITION.
 	ErrorReason_ERROR_REASON_BACKUP_IN_PROGRESS ErrorReason = 92
-	// Somebody cancelled the job.
+	// Somebody cancelled the job. ABORTED when a call of its upload says so, and
+	// CANCELLED when the call itself was cancelled.
 	ErrorReason_ERROR_REASON_CANCELLED ErrorReason = 93
-	// The server or the agent stopped in the middle of the job.
+	// The server or the agent stopped in the middle of the job. UNAVAILABLE when a
+	// call says so.
 	ErrorReason_ERROR_REASON_INTERRUPTED ErrorReason = 94
 	// The guest agent does not answer.
 	ErrorReason_ERROR_REASON_GUEST_AGENT_UNAVAILABLE ErrorReason = 100
