@@ -21,7 +21,7 @@ import (
 // Tags of fields: number and wire type.
 const (
 	tagBlocks     = 1<<3 | 2 // ReadBlocksResponse.blocks
-	tagDiskOffset = 1<<3 | 0 // ReadDiskResponse.offset
+	tagDiskOffset = 1 << 3   // ReadDiskResponse.offset, a varint
 	tagDiskData   = 2<<3 | 2 // ReadDiskResponse.data
 
 	tagUploadToken  = 1<<3 | 2 // UploadBlocksRequest.upload_token

@@ -80,7 +80,7 @@ func (s *blockService) CreateUpload(ctx context.Context, r *pb.CreateUploadReque
 	sess, err := s.createUpload(ctx, o, r, base, &spec)
 	if err != nil {
 		if o.run != nil {
-			o.run.Finish(err)
+			o.run.Finish(jobEnd(err))
 		}
 		release()
 		return nil, uploadError(err)

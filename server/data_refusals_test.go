@@ -479,6 +479,10 @@ func TestDrainUploads(t *testing.T) {
 	<-done
 	_, err := w.blocks.CreateUpload(w.ctx, &pb.CreateUploadRequest{Parent: item1, Disks: []*pb.UploadDisk{{Target: "vda"}}})
 	wantError(t, err, codes.Unavailable, pb.ErrorReason_ERROR_REASON_INTERRUPTED)
+	jobs := must[*pb.ListJobsResponse](t)(w.jobs.ListJobs(w.ctx, &pb.ListJobsRequest{Parent: vault})).Jobs
+	if e := jobs[0].Error; e.GetReason() != pb.ErrorReason_ERROR_REASON_INTERRUPTED {
+		t.Errorf("job of the refused upload: %v", jobs[0])
+	}
 	cancel()
 	w.restart()
 	w.checkDisk(p, 0, d)

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -234,25 +236,11 @@ func (m *Manager) Drain(ctx context.Context) {
 		}
 		break
 	}
-	m.endAll(func(*Session) bool { return true })
-}
-
-// EndStore ends all uploads to a store, which is about to be closed.
-func (m *Manager) EndStore(st *blockstore.Store) {
-	m.endAll(func(s *Session) bool { return s.spec.Store == st })
-}
-
-func (m *Manager) endAll(which func(*Session) bool) {
 	m.mu.Lock()
-	var all []*Session
-	for _, s := range m.open {
-		if which(s) {
-			all = append(all, s)
-		}
-	}
+	left := slices.Collect(maps.Values(m.open))
 	m.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, s := range all {
+	for _, s := range left {
 		wg.Go(func() { s.end(ErrStopping) })
 	}
 	wg.Wait()
