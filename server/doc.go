@@ -4,14 +4,26 @@
 // One file per service (vault_service.go, job_service.go, …) translates and
 // delegates. Beside them:
 //
-//	names.go     resource names: parse, format, check
-//	validate.go  the collector of field violations, and the checks all share
-//	errors.go    the one place that knows how errors become gRPC statuses
-//	paging.go    page sizes and page tokens
-//	vaults.go    the registry of vaults and their open stores
-//	vault.go     one vault: its records (policies, items) and its store
-//	server.go    the Server: opening, closing, and what hangs together
-//	serve.go     the gRPC server with its interceptors and standard services
+//	names.go      resource names: parse, format, check
+//	validate.go   the collector of field violations, and the checks all share
+//	errors.go     the one place that knows how errors become gRPC statuses
+//	requests.go   request ids: calls that happen once
+//	paging.go     page sizes and page tokens
+//	datadir.go    the data directory and its FORMAT file
+//	vaults.go     the registry of vaults; sweep.go removes what crashes leave
+//	vault.go      one vault: its records (policies, items) and its store
+//	job_hooks.go  what package job asks of vaults, and how backups change items
+//	data_plane.go what the services share that move data
+//	server.go     the Server: opening, draining, closing
+//	serve.go      the gRPC server: interceptors and standard services
+//	wire.go       messages that cannot be decoded
+//
+// # Locks
+//
+// In this order: the call's request id (requests.enter), vaults.protect,
+// Vault.write, then job.Manager and catalog, which lock for themselves, and last
+// vaults.mu and Vault.mu, which are held for moments and never while something is
+// written. A job's hooks run without the Manager's lock.
 //
 // # Invariants
 //

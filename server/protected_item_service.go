@@ -117,7 +117,7 @@ func (s *Server) newItem(v *Vault, n ItemName, machine MachineName, policy Polic
 		return nil, fmt.Errorf("make a uid: %w", err)
 	}
 	now := timestamppb.New(s.opts.Now())
-	return &pb.ProtectedItem{
+	it := &pb.ProtectedItem{
 		Name: n.String(), Uid: uid.String(), Machine: m.Name, Policy: policy.String(), ExcludedDisks: excluded,
 		ProtectionState:      pb.ProtectionState_PROTECTION_STATE_IR_PENDING,
 		LastBackupStatus:     pb.BackupStatus_BACKUP_STATUS_IR_PENDING,
@@ -125,7 +125,13 @@ func (s *Server) newItem(v *Vault, n ItemName, machine MachineName, policy Polic
 		Health:               pb.HealthStatus_HEALTH_STATUS_ACTION_SUGGESTED,
 		HealthDetail:         "No backup has been made yet: wait for the first scheduled one, or back up now.",
 		CreateTime:           now, UpdateTime: now,
-	}, nil
+	}
+	if p := m.Problem; p != nil { // it may go away: a reason to tell, not to refuse
+		it.Health = pb.HealthStatus_HEALTH_STATUS_ACTION_REQUIRED
+		it.HealthDetail = fmt.Sprintf("The machine cannot be backed up as it is (%s): %s. %s",
+			reasonName(p.Reason), strings.TrimSuffix(p.Message, "."), orDefault(p.Remedy, remedy(p.Reason)))
+	}
+	return it, nil
 }
 
 // policyOf checks the name of a policy, which must be of the vault.

@@ -45,7 +45,9 @@ type ProtectedItemServiceClient interface {
 	ListProtectedItems(ctx context.Context, in *ListProtectedItemsRequest, opts ...grpc.CallOption) (*ListProtectedItemsResponse, error)
 	// UpdateProtectedItem changes the policy or the excluded disks.
 	UpdateProtectedItem(ctx context.Context, in *UpdateProtectedItemRequest, opts ...grpc.CallOption) (*UpdateProtectedItemResponse, error)
-	// BackUp starts a backup now and answers with its job.
+	// BackUp starts a backup now and answers with its job, which is QUEUED until
+	// the agent of the machine's host takes it. Errors: MACHINE_GONE, the reason of
+	// the machine's problem, BACKUP_IN_PROGRESS with the job that is under way.
 	BackUp(ctx context.Context, in *BackUpRequest, opts ...grpc.CallOption) (*BackUpResponse, error)
 	// StopProtection ends backups and retains the data or deletes it.
 	StopProtection(ctx context.Context, in *StopProtectionRequest, opts ...grpc.CallOption) (*StopProtectionResponse, error)
@@ -160,7 +162,9 @@ type ProtectedItemServiceServer interface {
 	ListProtectedItems(context.Context, *ListProtectedItemsRequest) (*ListProtectedItemsResponse, error)
 	// UpdateProtectedItem changes the policy or the excluded disks.
 	UpdateProtectedItem(context.Context, *UpdateProtectedItemRequest) (*UpdateProtectedItemResponse, error)
-	// BackUp starts a backup now and answers with its job.
+	// BackUp starts a backup now and answers with its job, which is QUEUED until
+	// the agent of the machine's host takes it. Errors: MACHINE_GONE, the reason of
+	// the machine's problem, BACKUP_IN_PROGRESS with the job that is under way.
 	BackUp(context.Context, *BackUpRequest) (*BackUpResponse, error)
 	// StopProtection ends backups and retains the data or deletes it.
 	StopProtection(context.Context, *StopProtectionRequest) (*StopProtectionResponse, error)

@@ -994,9 +994,9 @@ type ProtectedItemUsage struct {
 	ProtectedBytes int64 `protobuf:"varint,2,opt,name=protected_bytes,json=protectedBytes,proto3" json:"protected_bytes,omitempty"`
 	// Instances charged for that size.
 	Instances int64 `protobuf:"varint,3,opt,name=instances,proto3" json:"instances,omitempty"`
-	// Stored bytes that only this item's points need.
+	// Stored bytes that only this item's points need; -1 if not known.
 	UniqueStoredBytes int64 `protobuf:"varint,4,opt,name=unique_stored_bytes,json=uniqueStoredBytes,proto3" json:"unique_stored_bytes,omitempty"`
-	// Stored bytes that points of other items need as well.
+	// Stored bytes that points of other items need as well; -1 if not known.
 	SharedStoredBytes int64        `protobuf:"varint,5,opt,name=shared_stored_bytes,json=sharedStoredBytes,proto3" json:"shared_stored_bytes,omitempty"`
 	BillingState      BillingState `protobuf:"varint,6,opt,name=billing_state,json=billingState,proto3,enum=cairn.v1.BillingState" json:"billing_state,omitempty"`
 	unknownFields     protoimpl.UnknownFields
