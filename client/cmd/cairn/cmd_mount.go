@@ -155,7 +155,7 @@ func inBackground(ctx context.Context) error {
 	case line := <-ready:
 		if !strings.HasPrefix(line, mountedLine) {
 			err := cmd.Wait()
-			return backgroundError{fmt.Sprintf("%s", bytes.TrimSpace(<-said)), err}
+			return backgroundError{string(bytes.TrimSpace(<-said)), err}
 		}
 		fmt.Print(line)
 		return cmd.Process.Release()
