@@ -117,6 +117,9 @@ func (c *config) check() error {
 	case c.localAgent && c.images == "":
 		return usagef("say where the local agent's machines come from: --images DIR")
 	}
+	if len(c.regions) == 0 {
+		return usagef("--region \"\": a region's name is empty")
+	}
 	for _, r := range c.regions {
 		if strings.TrimSpace(r) == "" {
 			return usagef("--region %q: a region's name is empty", strings.Join(c.regions, ","))
