@@ -36,7 +36,7 @@ func TestMachines(t *testing.T) {
 	w.protect("web1")
 	w.protect("db", "--exclude-disk", "scratch")
 	w.backUp("web1")
-	w.restores(job{RecoveryPoint: "latest"}, raw)
+	w.restores("web1@latest", raw, "raw", "qcow2")
 	m := w.mount("web1@latest")
 	kernel, unmount := w.kernelMount(raw, parts[0], true)
 	r := w.same(kernel, m.dir+"/volumes/vda1")
