@@ -16,24 +16,73 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
 
 	"cairn/blockstore/block"
 	pb "cairn/proto/cairn/v1"
 )
 
-// benchWorld is a server behind a unix socket, a client of it and the item
-// web1.
-func benchWorld(b *testing.B) *world {
-	s, err := Open(Options{Dir: b.TempDir(), Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		b.Fatal(err)
+// bareService answers without a store: what gRPC alone can move, the yardstick of
+// the other benchmarks.
+type bareService struct {
+	pb.UnimplementedBlockServiceServer
+	block []byte
+}
+
+func (s bareService) ReadBlocks(r *pb.ReadBlocksRequest, stream grpc.ServerStreamingServer[pb.ReadBlocksResponse]) error {
+	blocks := make([][]byte, len(r.Digests)/32)
+	for i := range blocks {
+		blocks[i] = s.block
 	}
+	return sendBlocks(stream, blocks)
+}
+
+func (s bareService) UploadBlocks(stream grpc.BidiStreamingServer[pb.UploadBlocksRequest, pb.UploadBlocksResponse]) error {
+	for n := int64(1); ; n++ {
+		if _, err := stream.Recv(); err != nil {
+			return stream.Send(&pb.UploadBlocksResponse{AcknowledgedBatches: n - 1})
+		}
+	}
+}
+
+func bareWorld(b *testing.B) *world {
+	g := grpc.NewServer(grpc.ForceServerCodecV2(&codec{CodecV2: encoding.GetCodecV2("proto")}), grpc.MaxRecvMsgSize(maxMessage),
+		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(2*window), grpc.ReadBufferSize(256<<10), grpc.WriteBufferSize(256<<10))
+	pb.RegisterBlockServiceServer(g, bareService{block: newNoise().stored})
+	return &world{g: g, conn: benchDial(b, g), ctx: context.Background()}
+}
+
+func BenchmarkBareUpload(b *testing.B) {
+	w := bareWorld(b)
+	w.blocks = pb.NewBlockServiceClient(w.conn)
+	blk := newNoise().next()
+	b.SetBytes(blockSize)
+	defer cpu(b, 1)()
+	w.benchUpload(b, "", b.N, func() *pb.Block { return blk })
+}
+
+func BenchmarkBareRead(b *testing.B) {
+	w := bareWorld(b)
+	w.blocks = pb.NewBlockServiceClient(w.conn)
+	for _, n := range []int{1, 32, 4096} {
+		b.Run(fmt.Sprintf("blocks=%d", n), func(b *testing.B) {
+			b.SetBytes(int64(n) * blockSize)
+			defer cpu(b, n)()
+			for range b.N {
+				w.drain(b, &pb.ReadBlocksRequest{Digests: make([]byte, n*32)})
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+		})
+	}
+}
+
+// benchDial serves g on a unix socket and connects to it.
+func benchDial(b *testing.B, g *grpc.Server) *grpc.ClientConn {
 	sock := filepath.Join(b.TempDir(), "s")
 	lis, err := net.Listen("unix", sock)
 	if err != nil {
 		b.Fatal(err)
 	}
-	g, _ := s.NewGRPC()
 	go g.Serve(lis)
 	conn, err := grpc.NewClient("unix:"+sock,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -46,10 +95,24 @@ func benchWorld(b *testing.B) *world {
 	b.Cleanup(func() {
 		conn.Close()
 		g.Stop()
+	})
+	return conn
+}
+
+// benchWorld is a server behind a unix socket, a client of it and the item
+// web1.
+func benchWorld(b *testing.B) *world {
+	s, err := Open(Options{Dir: b.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			b.Error(err)
 		}
 	})
+	g, _ := s.NewGRPC()
+	conn := benchDial(b, g)
 	w := &world{s: s, g: g, conn: conn, ctx: context.Background()}
 	w.vaults, w.policies = pb.NewVaultServiceClient(conn), pb.NewPolicyServiceClient(conn)
 	w.hosts, w.items = pb.NewHostServiceClient(conn), pb.NewProtectedItemServiceClient(conn)
