@@ -48,7 +48,7 @@ var (
 // openDataDir locks the data directory, making it if there is none, and gives
 // the server's uuid.
 func openDataDir(o Options) (id string, lock io.Closer, err error) {
-	if err := o.FS.MkdirAll(o.Dir, 0o700); err != nil {
+	if err := makeDir(o.FS, o.Dir); err != nil {
 		return "", nil, fmt.Errorf("make data directory: %w", err)
 	}
 	// Looked at before the lock, which would leave a file in a foreign directory.
@@ -147,13 +147,27 @@ func writeDataFormat(o Options) (string, error) {
 	if err == nil {
 		err = syncDir(o.FS, o.Dir)
 	}
-	if err == nil {
-		err = syncDir(o.FS, o.FS.PathDir(o.Dir))
-	}
 	if err != nil {
 		return "", fmt.Errorf("make data directory: %w", err)
 	}
 	return u.String(), nil
+}
+
+// makeDir makes a directory, with those above it, that a crash does not take away.
+func makeDir(fs vfs.FS, dir string) error {
+	if _, err := fs.Stat(dir); err == nil {
+		return nil
+	}
+	parent := fs.PathDir(dir)
+	if parent != dir {
+		if err := makeDir(fs, parent); err != nil {
+			return err
+		}
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return syncDir(fs, parent)
 }
 
 func syncDir(fs vfs.FS, dir string) error {

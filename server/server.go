@@ -113,7 +113,11 @@ func Open(opts Options) (*Server, error) {
 }
 
 func (s *Server) open() (err error) {
-	s.cat, err = catalog.Open(s.opts.FS.PathJoin(s.opts.Dir, catalogName), catalog.Options{FS: s.opts.FS, Logger: s.log})
+	dir := s.opts.FS.PathJoin(s.opts.Dir, catalogName)
+	if err := makeDir(s.opts.FS, dir); err != nil {
+		return fmt.Errorf("make directory of the catalog: %w", err)
+	}
+	s.cat, err = catalog.Open(dir, catalog.Options{FS: s.opts.FS, Logger: s.log})
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func openVaults(s *Server) (*vaults, error) {
 		s: s, dir: fs.PathJoin(s.opts.Dir, vaultsName), res: s.opts.Resources,
 		byName: map[VaultName]*Vault{}, machines: map[string]ItemName{},
 	}
-	if err := fs.MkdirAll(vs.dir, 0o700); err != nil {
+	if err := makeDir(fs, vs.dir); err != nil {
 		return nil, fmt.Errorf("make directory of vaults: %w", err)
 	}
 	known := map[string]bool{}

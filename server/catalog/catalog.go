@@ -54,7 +54,8 @@ type Catalog struct {
 	closed bool
 }
 
-// Open opens the catalog in dir, or makes a new one.
+// Open opens the catalog in dir, or makes a new one. That dir itself outlasts a
+// crash is the caller's business.
 func Open(dir string, o Options) (*Catalog, error) {
 	if o.FS == nil {
 		o.FS = vfs.Default
