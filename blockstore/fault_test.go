@@ -32,6 +32,9 @@ func TestEveryWriteFails(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var failed, survived int
+			if raceEnabled {
+				c.step *= 5
+			}
 			for at := 1; ; at += c.step {
 				f := &faulty{at: at, err: c.err, onward: c.onward}
 				if !f.run(t) {

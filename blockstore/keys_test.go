@@ -158,7 +158,7 @@ func TestRecordVectors(t *testing.T) {
 func TestMalformedRecords(t *testing.T) {
 	for _, w := range recordVectors() {
 		good, _ := hex.DecodeString(w.Value)
-		parse := func(b []byte) error { return nil }
+		var parse func(b []byte) error
 		switch {
 		case w.Point != nil:
 			parse = func(b []byte) error { _, err := parsePoint("x", b); return err }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -88,6 +89,8 @@ func TestCloseInTheMiddle(t *testing.T) {
 			s = testOpen(t, "v", Options{FS: mem, TableSize: 100 << 10})
 		}
 		ctx := context.Background()
+		var puts atomic.Int64
+		enough := make(chan struct{})
 		acked := make(chan []block.Digest)
 		for w := range 3 {
 			go func() {
@@ -95,6 +98,9 @@ func TestCloseInTheMiddle(t *testing.T) {
 				defer func() { acked <- done }()
 				u, err := s.StartUpload(string(rune('a' + w)))
 				for n := 0; err == nil; n++ {
+					if puts.Add(1) == int64(5*round) {
+						close(enough)
+					}
 					bs := testBlocks(round*10000 + w*1000 + n)
 					var a *Ack
 					if a, err = u.Put(ctx, bs); err != nil {
@@ -109,14 +115,17 @@ func TestCloseInTheMiddle(t *testing.T) {
 							done = append(done, bs[0].Digest)
 						}
 					}
+					if n%7 == 0 && err == nil {
+						_, err = s.Verify(ctx, nil)
+					}
 				}
 				if !errors.Is(err, ErrClosed) {
 					t.Errorf("ended with %v", err)
 				}
 			}()
 		}
-		for range round * 5 {
-			_, _ = s.Verify(ctx, nil)
+		if round > 0 {
+			<-enough
 		}
 		testClose(t, s)
 		s = testOpen(t, "v", Options{FS: mem})

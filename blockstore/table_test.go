@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"cairn/blockstore/block"
@@ -97,30 +98,33 @@ func TestTableSize(t *testing.T) {
 	}
 }
 
-// TestManyTinyBlocks: however small blocks get, a table's index entries fit one
-// batch.
-func TestManyTinyBlocks(t *testing.T) {
-	s := testCreate(t, "v", Options{FS: vfs.NewMem()})
-	u := startUpload(t, s, "u")
-	ctx := context.Background()
-	p := make([]byte, testBlock)
-	var bs []Block
-	const n = tableEntries + 100
-	for i := range n {
-		p[0], p[1], p[2] = byte(i), byte(i>>8), 1
-		bs = append(bs, Block{block.Sum(p), block.Encode(nil, p, block.Fastest)})
-		if len(bs) == 1024 || i == n-1 {
-			if _, err := u.Put(ctx, bs); err != nil {
-				t.Fatal(err)
-			}
-			bs = nil
-		}
+// TestTableOfTinyBlocks: however small blocks get, a table is full when its
+// index entries are as many as one batch takes.
+func TestTableOfTinyBlocks(t *testing.T) {
+	tb := &table{limit: 1 << 40, flights: make([]*flight, tableEntries-1)}
+	if tb.full() {
+		t.Error("full too early")
 	}
-	if err := u.Flush(ctx); err != nil {
+	tb.flights = append(tb.flights, nil)
+	if !tb.full() {
+		t.Error("not full")
+	}
+	s := testCreate(t, "v", Options{FS: vfs.NewMem()})
+	e := entry{id: 1<<64 - 1, stored: 1<<32 - 1, page: true}
+	err := s.update(0, func(b *pebble.Batch, _ *state) error {
+		for n := range tableEntries {
+			d := block.Digest{byte(n), byte(n >> 8)}
+			if err := b.Set(digestKey(nil, d), e.append(nil), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := s.Stats()
-	if err != nil || st.Blocks != n || st.Tables.Levels[6].TablesCount < 2 {
-		t.Errorf("%+v, %v", st, err)
+	es, err := s.lookup([]block.Digest{{0, 1}, {1, 2, 3}, {255, 127}})
+	if err != nil || es[0] != e || es[1] != (entry{}) || es[2] != e {
+		t.Errorf("%v, %v", es, err)
 	}
 }

@@ -34,7 +34,7 @@ func TestCrash(t *testing.T) {
 	rng := Rand(t)
 	cycles := 1200
 	if raceEnabled {
-		cycles = 240 // races show early; the rest takes ten times as long
+		cycles = 120 // races show early; the rest takes ten times as long
 	}
 	if v := os.Getenv("CAIRN_TEST_CRASHES"); v != "" {
 		n, err := strconv.Atoi(v)
