@@ -299,7 +299,7 @@ func TestDeleteAndExtend(t *testing.T) {
 	if n := len(w.s.data.leases.byPoint); n != 0 {
 		t.Errorf("%d points are leased in the end", n)
 	}
-	w.checkDisk(newest, 0, d)
+	w.checkBytes(newest, d)
 	it := must[*pb.GetProtectedItemResponse](t)(w.items.GetProtectedItem(w.ctx, &pb.GetProtectedItemRequest{Name: item1})).ProtectedItem
 	if it.RecoveryPointCount != 2 {
 		t.Errorf("%d points are counted, want 2", it.RecoveryPointCount)
@@ -417,7 +417,7 @@ func TestDamagedVault(t *testing.T) {
 	if sent > 50*blockSize || !bytes.Equal(got[:sent], d.bytes()[:sent]) {
 		t.Errorf("%d bytes sent before the bad block", sent)
 	}
-	w.checkDisk(p2, 0, d2)
+	w.checkBytes(p2, d2)
 
 	verify := func(p *pb.RecoveryPoint, id string) *pb.Job {
 		r := &pb.VerifyRequest{Name: p.Name, RequestId: id}
@@ -485,7 +485,7 @@ func TestDrainUploads(t *testing.T) {
 	}
 	cancel()
 	w.restart()
-	w.checkDisk(p, 0, d)
+	w.checkBytes(p, d)
 
 	up = w.createUpload(&pb.CreateUploadRequest{}, d)
 	stream, err := w.blocks.UploadBlocks(w.ctx)

@@ -279,6 +279,18 @@ func (r blockReader) ReadBlocks(_ context.Context, ds []block.Digest) ([][]byte,
 	return out, nil
 }
 
+// checkBytes reads the first disk of a point as a whole.
+func (w *world) checkBytes(p *pb.RecoveryPoint, d *testDisk) {
+	w.t.Helper()
+	got, _, err := w.readDisk(&pb.ReadDiskRequest{Name: p.Name, Disk: d.target}, d.size)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if !bytes.Equal(got, d.bytes()) {
+		w.t.Errorf("disk %s of %s differs", d.target, p.Name)
+	}
+}
+
 // checkDisk reads a disk of a point in all ways.
 func (w *world) checkDisk(p *pb.RecoveryPoint, n int, d *testDisk) {
 	w.t.Helper()
@@ -296,7 +308,7 @@ func (w *world) checkDisk(p *pb.RecoveryPoint, n int, d *testDisk) {
 		}
 	}
 	ranges := [][2]int64{{0, 0}, {d.size, 0}, {1, d.size - 1}, {blockSize - 1, 2}, {d.size - 1, 1}}
-	for range 5 {
+	for range 4 {
 		off := rand.Int64N(d.size)
 		ranges = append(ranges, [2]int64{off, rand.Int64N(d.size - off + 1)})
 	}
@@ -365,7 +377,7 @@ var day = time.Date(2026, 11, 20, 22, 0, 0, 0, time.UTC)
 
 func TestBackUpAndReadBack(t *testing.T) {
 	w := dataWorld(t)
-	vda := newTestDisk("vda", 10<<20+5000).fill(1, span(0, 30)...).fill(1, 60, 61, 133, 160)
+	vda := newTestDisk("vda", 4<<20+5000).fill(1, span(0, 30)...).fill(1, 40, 41, 53, 64)
 	vdb := newTestDisk("vdb", 1<<40).fill(2, 7, 9_999_999)
 	vdc := newTestDisk("vdc", 3<<20)
 	p1 := w.backUp("", day, []*testDisk{vda, vdb, vdc}, nil)
@@ -396,9 +408,9 @@ func TestBackUpAndReadBack(t *testing.T) {
 
 	// The second backup changes, clears, grows and shrinks.
 	a2, b2, c2 := vda.clone(), vdb.clone(), vdc.clone()
-	a2.size = 11 << 20
-	a2.fill(1, 160) // the block that the disk ended in is another now
-	a2.fill(3, 5, 6, 7, 165)
+	a2.size = 5 << 20
+	a2.fill(1, 64) // the block that the disk ended in is another now
+	a2.fill(3, 5, 6, 7, 70)
 	delete(a2.blocks, 20)
 	b2.size = 1 << 30
 	delete(b2.blocks, 9_999_999)
@@ -490,7 +502,7 @@ func TestResume(t *testing.T) {
 	if p.NewBytes != 128*blockSize {
 		t.Errorf("new bytes %d, want all", p.NewBytes)
 	}
-	w.checkDisk(p, 0, d)
+	w.checkBytes(p, d)
 }
 
 // TestRestartWithOpenUpload: the upload is gone, what was acknowledged is not.
@@ -533,7 +545,7 @@ func TestSameContentAtOnce(t *testing.T) {
 	for range 4 {
 		if p := <-points; p != nil {
 			total += p.NewBytes
-			w.checkDisk(p, 0, d)
+			w.checkBytes(p, d)
 		}
 	}
 	if total != 128*blockSize {
