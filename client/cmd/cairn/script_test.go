@@ -59,6 +59,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SOCKET", dir+"/s")
 			env.Setenv("CAIRN_SERVER", "unix:"+dir+"/s")
 			env.Setenv("TZ", "UTC")
+			// Under the race detector every program would wait a second at its end.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){

@@ -32,7 +32,7 @@ func TestPython(t *testing.T) {
 	w.startAgent()
 	w.awaitMachine("web1")
 	out := w.python("whole_way.py", "web1", image)
-	proved(t, "from Python: vault, policy, protect, back up, watch, %s", out[strings.LastIndex(strings.TrimSpace(out), "\n")+1:])
+	proved(t, "from Python: vault, policy, protect, back up, watch, %s", strings.TrimSpace(out[strings.LastIndex(strings.TrimSpace(out), "\n")+1:]))
 	out = w.python("data_plane.py", "subscriptions/default/vaults/python/protectedItems/web1")
 	for line := range strings.Lines(out) {
 		proved(t, "from Python: %s", strings.TrimSpace(line))
