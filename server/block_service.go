@@ -109,6 +109,9 @@ func (s *blockService) createUpload(ctx context.Context, o *ownedUpload, r *pb.C
 		return nil, newError(pb.ErrorReason_ERROR_REASON_PROTECTION_STOPPED,
 			"protection of %q is stopped or paused; resume it before you back it up", o.item).with("name", o.item.String())
 	}
+	if e := s.vaultProblem(o.vault); e != nil {
+		return nil, e
+	}
 	o.run, err = s.jobs.Begin(job.Spec{
 		Vault: o.item.VaultName.String(), Operation: pb.JobOperation_JOB_OPERATION_BACKUP,
 		ProtectedItem: o.item.String(), Machine: it.Machine, Tasks: []string{"Take Snapshot", "Transfer data to vault"},

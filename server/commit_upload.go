@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -30,8 +31,11 @@ func (s *blockService) CommitUpload(ctx context.Context, r *pb.CommitUploadReque
 		f.add("upload_token", "must be given; CreateUpload gives it")
 	}
 	snapshot := f.time("snapshot_time", r.SnapshotTime)
-	if snapshot.IsZero() {
-		snapshot = s.opts.Now()
+	now := s.opts.Now()
+	if r.SnapshotTime == nil {
+		snapshot = now
+	} else if snapshot.Year() < 1970 || snapshot.After(now.AddDate(0, 0, 1)) {
+		f.add("snapshot_time", "is %s; it must not lie in the future, nor before 1970", snapshot.Format(time.RFC3339))
 	}
 	enum(&f, "consistency", r.Consistency, pb.ConsistencyClass_name)
 	f.text("machine_title", r.MachineTitle, 1024)

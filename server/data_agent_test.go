@@ -13,7 +13,7 @@ import (
 
 // TestUploadForJob is an agent's upload: of a job that it holds.
 func TestUploadForJob(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
 	claim, err := w.hosts.ClaimJobs(ctx, &pb.ClaimJobsRequest{Host: host1})

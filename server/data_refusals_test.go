@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -20,10 +22,11 @@ import (
 	"cairn/blockstore/block"
 	"cairn/blockstore/diskmap"
 	pb "cairn/proto/cairn/v1"
+	"cairn/server/job"
 )
 
 func TestCreateUploadRefusals(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	disks := []*pb.UploadDisk{{Target: "vda", Size: 1}}
 	create := func(r *pb.CreateUploadRequest) error {
 		_, err := w.blocks.CreateUpload(w.ctx, r)
@@ -62,7 +65,7 @@ func TestCreateUploadRefusals(t *testing.T) {
 }
 
 func TestUploadBlocksRefusals(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	d := newTestDisk("vda", 64<<20).fill(1, span(0, 40)...)
 	good := []*pb.Block{wireBlock(d.blocks[0])}
 	edit := func(i uint64, f func(*pb.Block)) []*pb.Block {
@@ -140,7 +143,7 @@ func TestUploadBlocksRefusals(t *testing.T) {
 }
 
 func TestWriteDiskMapRefusals(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	d := newTestDisk("vda", 100*blockSize-1).fill(1, 1)
 	up := w.createUpload(&pb.CreateUploadRequest{}, d)
 	w.sendMissing(up.UploadToken, d, d.indexes())
@@ -198,7 +201,7 @@ func TestWriteDiskMapRefusals(t *testing.T) {
 }
 
 func TestReadRefusals(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	d := newTestDisk("vda", 3*blockSize+5).fill(1, 1)
 	p := w.backUp("", day, []*testDisk{d}, nil)
 	have, lost := block.Sum(d.blocks[1]), block.Sum([]byte("never sent"))
@@ -240,7 +243,7 @@ func TestReadRefusals(t *testing.T) {
 }
 
 func TestDeleteAndExtend(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	d := newTestDisk("vda", blockSize).fill(1, 0)
 	old := w.backUp("", day, []*testDisk{d}, nil)
 	p := w.backUp(old.Name, day.Add(time.Hour), []*testDisk{d}, nil)
@@ -371,7 +374,7 @@ func (w *world) damage(needle []byte) {
 
 // TestDamagedVault flips a byte in a table and reads in all ways.
 func TestDamagedVault(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, Options{})
 	d := newTestDisk("vda", 4<<20)
 	for i := range uint64(64) {
 		if i%3 != 0 { // blocks that shrink may share what Pebble checks as a whole
@@ -467,7 +470,7 @@ func mapPage(d *testDisk) []byte {
 // TestDrain: an open upload may finish while the server stops, another is
 // abandoned, new ones are refused.
 func TestDrainUploads(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	d := newTestDisk("vda", blockSize).fill(1, 0)
 	up := w.createUpload(&pb.CreateUploadRequest{}, d)
 	w.sendMissing(up.UploadToken, d, d.indexes())
@@ -506,4 +509,59 @@ func TestDrainUploads(t *testing.T) {
 	if j := w.waitJob(up.Job); j.State != pb.JobState_JOB_STATE_FAILED || j.Error.Reason != pb.ErrorReason_ERROR_REASON_INTERRUPTED {
 		t.Errorf("job %v", j)
 	}
+}
+
+// TestVerifyCancelled: a verification that is cancelled ends as such.
+func TestVerifyCancelled(t *testing.T) {
+	w := dataWorld(t, inMemory())
+	d := newTestDisk("vda", 1<<20).fill(1, span(0, 16)...)
+	p := w.backUp("", day, []*testDisk{d}, nil)
+	n := newPointName(t, p.Name)
+	v, release, err := w.s.vaults.use(n.VaultName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	run, err := w.s.jobs.Begin(job.Spec{Vault: vault, Operation: pb.JobOperation_JOB_OPERATION_VERIFY, RecoveryPoint: p.Name, Tasks: []string{"Verify data"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	must[*pb.CancelJobResponse](t)(w.jobs.CancelJob(w.ctx, &pb.CancelJobRequest{Name: run.Name()}))
+	run.Finish(w.s.verifyPoint(run, v, n, p, n.storeID()))
+	if j := w.waitJob(run.Name()); j.State != pb.JobState_JOB_STATE_CANCELLED {
+		t.Errorf("job %v", j)
+	}
+	if len(w.s.data.leases.byPoint) != 0 {
+		t.Error("the verification's lease is left")
+	}
+}
+
+// tightFS says how much space is free.
+type tightFS struct {
+	vfs.FS
+	free *atomic.Uint64
+}
+
+func (fs tightFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	return vfs.DiskUsage{AvailBytes: fs.free.Load(), TotalBytes: 1 << 40}, nil
+}
+
+// TestUploadToFullDisk: an upload to a full disk fails and goes on when there is space.
+func TestUploadToFullDisk(t *testing.T) {
+	fs := tightFS{vfs.NewMem(), new(atomic.Uint64)}
+	fs.free.Store(1 << 40)
+	w := dataWorld(t, Options{FS: fs, Dir: "data"})
+	d := newTestDisk("vda", 1<<20).fill(1, span(0, 16)...)
+	p := w.backUp("", day, []*testDisk{d}, nil)
+	d2 := d.clone().fill(2, 3)
+	up := w.createUpload(&pb.CreateUploadRequest{}, d2)
+	fs.free.Store(100 << 20) // enough for the catalog
+	_, err := w.sendBlocks(up.UploadToken, []*pb.Block{wireBlock(d2.blocks[3])})
+	wantError(t, err, codes.ResourceExhausted, pb.ErrorReason_ERROR_REASON_STORE_FULL)
+	w.checkBytes(p, d)
+	fs.free.Store(1 << 40)
+	w.sendMissing(up.UploadToken, d2, d2.indexes())
+	must[*pb.WriteDiskMapResponse](t)(w.writeMap(up.UploadToken, d2, nil))
+	p2 := must[*pb.CommitUploadResponse](t)(w.blocks.CommitUpload(w.ctx, &pb.CommitUploadRequest{UploadToken: up.UploadToken})).RecoveryPoint
+	w.checkBytes(p2, d2)
 }

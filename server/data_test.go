@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -365,18 +366,22 @@ func (w *world) checkExtents(r *pb.ReadExtentsRequest, d, base *testDisk) {
 	}
 }
 
+// inMemory puts a server's files where syncing them takes no time.
+func inMemory() Options { return Options{FS: vfs.NewMem(), Dir: "data"} }
+
 // dataWorld is a world with the item web1.
-func dataWorld(t *testing.T) *world {
-	w := newWorld(t, Options{})
+func dataWorld(t *testing.T, opts Options) *world {
+	w := newWorld(t, opts)
 	w.setUp()
 	w.protect()
 	return w
 }
 
-var day = time.Date(2026, 11, 20, 22, 0, 0, 0, time.UTC)
+// day is the time of the first snapshot, some days ago.
+var day = time.Now().UTC().AddDate(0, 0, -10).Truncate(time.Hour)
 
 func TestBackUpAndReadBack(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, Options{})
 	vda := newTestDisk("vda", 4<<20+5000).fill(1, span(0, 30)...).fill(1, 40, 41, 53, 64)
 	vdb := newTestDisk("vdb", 1<<40).fill(2, 7, 9_999_999)
 	vdc := newTestDisk("vdc", 3<<20)
@@ -471,7 +476,7 @@ func newPointName(t *testing.T, name string) PointName {
 
 // TestResume breaks a stream in the middle, on the client's side, and goes on.
 func TestResume(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	d := newTestDisk("vda", 8<<20).fill(1, span(0, 128)...)
 	up := w.createUpload(&pb.CreateUploadRequest{}, d)
 	ctx, cancel := context.WithCancel(w.ctx)
@@ -507,7 +512,7 @@ func TestResume(t *testing.T) {
 
 // TestRestartWithOpenUpload: the upload is gone, what was acknowledged is not.
 func TestRestartWithOpenUpload(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	d := newTestDisk("vda", 4<<20).fill(1, span(0, 64)...)
 	up := w.createUpload(&pb.CreateUploadRequest{}, d)
 	w.sendMissing(up.UploadToken, d, span(0, 40))
@@ -526,7 +531,7 @@ func TestRestartWithOpenUpload(t *testing.T) {
 
 // TestSameContentAtOnce backs up two machines with the same disk concurrently.
 func TestSameContentAtOnce(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	item2 := must[*pb.ProtectMachineResponse](t)(w.items.ProtectMachine(w.ctx, &pb.ProtectMachineRequest{
 		Parent: vault, ProtectedItem: &pb.ProtectedItem{Machine: host1 + "/machines/db1", Policy: daily},
 	})).ProtectedItem.Name
@@ -574,7 +579,7 @@ func (w *world) waitJob(name string) *pb.Job {
 }
 
 func TestUploadLease(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	d := newTestDisk("vda", 1<<20).fill(1, 0)
 	up := w.createUpload(&pb.CreateUploadRequest{LeaseDuration: durationpb.New(time.Second)}, d)
 	// An idle stream does not keep it.
@@ -614,7 +619,7 @@ func (w *world) allCalls(token string) map[string]error {
 }
 
 func TestCancelAndAbort(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	d := newTestDisk("vda", 1<<20)
 	up := w.createUpload(&pb.CreateUploadRequest{}, d)
 	_, err := w.blocks.CreateUpload(w.ctx, &pb.CreateUploadRequest{Parent: item1, Disks: []*pb.UploadDisk{{Target: "vda"}}})
@@ -650,7 +655,7 @@ func TestCancelAndAbort(t *testing.T) {
 }
 
 func TestCommitTwice(t *testing.T) {
-	w := dataWorld(t)
+	w := dataWorld(t, inMemory())
 	d := newTestDisk("vda", 1<<20).fill(1, 3)
 	up := w.createUpload(&pb.CreateUploadRequest{}, d, newTestDisk("vdb", 5))
 	commit := func(roots ...[]byte) (*pb.CommitUploadResponse, error) {
@@ -667,6 +672,11 @@ func TestCommitTwice(t *testing.T) {
 	must[*pb.WriteDiskMapResponse](t)(w.writeMap(up.UploadToken, newTestDisk("vdb", 5), nil))
 	_, err = commit(root)
 	wantField(t, err, "root_digests")
+	for _, at := range []*timestamppb.Timestamp{timestamppb.New(time.Now().AddDate(0, 0, 2)), {}, {Nanos: -1}} {
+		at.Seconds--
+		_, err = w.blocks.CommitUpload(w.ctx, &pb.CommitUploadRequest{UploadToken: up.UploadToken, SnapshotTime: at})
+		wantField(t, err, "snapshot_time")
+	}
 	_, err = commit(root, root)
 	if info := wantError(t, err, codes.FailedPrecondition, pb.ErrorReason_ERROR_REASON_DISK_MAP_INVALID); info.Metadata["disk"] != "vdb" {
 		t.Errorf("metadata %v", info.Metadata)

@@ -65,7 +65,7 @@ func (v *Vault) point(n PointName) (*pb.RecoveryPoint, blockstore.Point, error) 
 // pointsBefore gives the most recent points of an item whose ids are below
 // before ("" for all), newest first, at most n of them.
 func (v *Vault) pointsBefore(item ItemName, before string, n int) ([]*pb.RecoveryPoint, error) {
-	ring := make([]blockstore.Point, 0, n) // the store lists the oldest first
+	var ring []blockstore.Point // the store lists the oldest first
 	seen := 0
 	if err := v.Store.Points(item.Item+"/", "", func(p blockstore.Point) bool {
 		if before != "" && p.ID >= (PointName{item, before}).storeID() {
@@ -96,15 +96,21 @@ func (v *Vault) pointsBefore(item ItemName, before string, n int) ([]*pb.Recover
 // pointOfJob finds the point of an item that a job made: how a job whose agent
 // is lost turns out to be complete after all.
 func (s *Server) pointOfJob(v *Vault, item ItemName, job string) (*pb.RecoveryPoint, bool) {
-	// One backup of an item runs at a time, so it is among the newest few.
-	points, err := v.pointsBefore(item, "", 4)
-	if err != nil {
-		s.log.Error("recovery points not read", "item", item.String(), "error", err)
-		return nil, false
-	}
-	for _, p := range points {
-		if p.Job == job {
-			return p, true
+	// One backup of an item runs at a time, so it is among the newest few, unless
+	// the client's clock is wrong.
+	for _, most := range []int{4, 10000} {
+		points, err := v.pointsBefore(item, "", most)
+		if err != nil {
+			s.log.Error("recovery points not read", "item", item.String(), "error", err)
+			return nil, false
+		}
+		for _, p := range points {
+			if p.Job == job {
+				return p, true
+			}
+		}
+		if len(points) < most {
+			break
 		}
 	}
 	return nil, false

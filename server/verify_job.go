@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -78,8 +80,14 @@ func (s *Server) verifyPoint(run *job.Run, v *Vault, n PointName, p *pb.Recovery
 		j.Tasks[0].State, j.Tasks[0].StartTime = pb.JobState_JOB_STATE_IN_PROGRESS, now
 		show(j, 0)
 	})
+	var next atomic.Int64 // when to show progress again
 	report, err := v.Store.VerifyPoint(run.Context(), id, func(p blockstore.VerifyProgress) {
+		now, due := time.Now(), next.Load()
+		if now.UnixMilli() < due || !next.CompareAndSwap(due, now.Add(time.Second/2).UnixMilli()) {
+			return
+		}
 		run.Update(func(j *pb.Job) { show(j, int64(p.Bytes)) })
+		_, _, _ = s.data.leases.take(n, lease, "", maxPointLease) // nothing can be done if it ran out
 	})
 	run.Update(func(j *pb.Job) {
 		done := int64(report.Bytes)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -59,6 +60,8 @@ type Manager struct {
 	random  io.Reader
 	memory  *semaphore.Weighted // bytes of batches in flight
 	workers *semaphore.Weighted // batches being decoded
+
+	created atomic.Int64
 
 	mu       sync.Mutex
 	stopping bool
@@ -136,7 +139,8 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	up, err := spec.Store.StartUpload(token)
+	// The token is a secret, and the store's id stands in messages.
+	up, err := spec.Store.StartUpload(fmt.Sprintf("%s#%d", spec.Key, m.created.Add(1)))
 	if err != nil {
 		return nil, err
 	}
