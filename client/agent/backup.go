@@ -179,6 +179,7 @@ func (j *job) transferOnce(ctx context.Context, w *cairnv1.BackupWork, snap sour
 			t.base[d.GetTarget()] = m
 		}
 	}
+	j.compareLayout(base, snap.Info())
 	changed, sent, err := t.disks(ctx, snap)
 	if err != nil {
 		return nil, err
@@ -213,6 +214,24 @@ func (j *job) transferOnce(ctx context.Context, w *cairnv1.BackupWork, snap sour
 			return nil, fmt.Errorf("commit: %w", err)
 		}
 		pause(ctx, 200*time.Millisecond<<attempt)
+	}
+}
+
+// compareLayout warns of disks that the newest point has and the machine has
+// not, or has smaller: an image that was cut short looks just like a disk that
+// somebody shrank. What was excluded since was somebody's wish.
+func (j *job) compareLayout(base *cairnv1.RecoveryPoint, info source.SnapshotInfo) {
+	now := map[string]int64{}
+	for _, d := range info.Machine.Disks {
+		now[d.Target] = d.Size
+	}
+	for _, d := range base.GetDisks() {
+		if size, there := now[d.GetTarget()]; !there {
+			j.warn(cairnv1.ErrorReason_ERROR_REASON_DISK_LAYOUT_CHANGED, fmt.Errorf("disk %s, which the last point has, is gone", d.GetTarget()))
+		} else if size < d.GetSize() {
+			j.warn(cairnv1.ErrorReason_ERROR_REASON_DISK_LAYOUT_CHANGED,
+				fmt.Errorf("disk %s is smaller than in the last point: %d bytes, it had %d; was its image cut short?", d.GetTarget(), size, d.GetSize()))
+		}
 	}
 }
 

@@ -65,7 +65,7 @@ func (s *Images) Snapshot(ctx context.Context, machineID string, o SnapshotOptio
 		snap.disks = append(snap.disks, d)
 	}
 	if len(snap.disks) == 0 {
-		return nil, unusable("all of its disks are excluded")
+		return nil, unusable("no disk is left to back up: it has %d, and those are excluded", len(m.images))
 	}
 	return snap, nil
 }

@@ -61,9 +61,14 @@ func treePoint(ctx context.Context, c *client.Client, p *cairnv1.RecoveryPoint, 
 	return out, nil
 }
 
-// treeOptions are the options of all trees: their warnings go to the user.
-func treeOptions() tree.Options {
-	return tree.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+// treeOptions are the options of a tree. Its warnings go to the user; who
+// mounts is told as well how volumes were opened: that a journal was replayed.
+func treeOptions(what string) tree.Options {
+	level := slog.LevelWarn
+	if what == "mount" {
+		level = slog.LevelInfo
+	}
+	return tree.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}
 }
 
 // openTree opens the tree of a point, or of all points of an item.
@@ -77,7 +82,7 @@ func (a *app) openTree(ctx context.Context, c *client.Client, s, what string) (*
 		if err != nil {
 			return nil, err
 		}
-		return tree.NewPoint(tp, treeOptions()), nil
+		return tree.NewPoint(tp, treeOptions(what)), nil
 	}
 	item, err := a.itemName(ctx, c, s)
 	if err != nil {
@@ -103,7 +108,7 @@ func (a *app) openTree(ctx context.Context, c *client.Client, s, what string) (*
 			}
 			return treePoint(ctx, c, r.GetRecoveryPoint(), what)
 		},
-	}, treeOptions()), nil
+	}, treeOptions(what)), nil
 }
 
 // splitPath splits POINT:PATH. A point's short form can hold colons (a time of
