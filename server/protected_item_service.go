@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -337,84 +336,4 @@ func changePolicy(v *Vault, it *pb.ProtectedItem, n PolicyName) error {
 	}
 	it.Policy = n.String()
 	return nil
-}
-
-// BackUp starts a backup now. It is queued until the agent of the machine's host
-// takes it.
-func (s *protectedItemService) BackUp(_ context.Context, r *pb.BackUpRequest) (*pb.BackUpResponse, error) {
-	var f fields
-	n := f.item("name", r.Name)
-	now := s.opts.Now()
-	until := f.time("retain_until", r.RetainUntil)
-	switch {
-	case until.IsZero():
-		until = now.Add(defaultRetention)
-	case !until.After(now):
-		f.add("retain_until", "%s is past; it must lie in the future", until.Format(time.RFC3339))
-	case until.After(now.AddDate(99, 0, 0)):
-		f.add("retain_until", "%s is more than 99 years from now", until.Format(time.RFC3339))
-	}
-	f.requestID(r.RequestId)
-	if err := f.err(); err != nil {
-		return nil, err
-	}
-	v, release, err := s.vaults.use(n.VaultName)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	return once(s.Server, n.Subscription, r.RequestId, pb.ProtectedItemService_BackUp_FullMethodName, r, v, new(pb.BackUpResponse),
-		func(k keep) (*pb.BackUpResponse, error) {
-			spec, err := s.backupSpec(v, n, until)
-			if err != nil {
-				return nil, err
-			}
-			resp := new(pb.BackUpResponse)
-			spec.Also = func(tx *catalog.Tx, j *pb.Job) error {
-				resp.Job = j
-				return k.inCatalog(tx, resp)
-			}
-			if resp.Job, err = s.jobs.Create(spec); err != nil {
-				return nil, err
-			}
-			return resp, nil
-		})
-}
-
-// backupSpec describes the job of a backup on demand, after checking that it can
-// be done.
-func (s *Server) backupSpec(v *Vault, n ItemName, until time.Time) (job.Spec, error) {
-	var none job.Spec
-	it, err := v.item(n)
-	if err != nil {
-		return none, err
-	}
-	switch it.ProtectionState {
-	case pb.ProtectionState_PROTECTION_STATE_PROTECTION_STOPPED, pb.ProtectionState_PROTECTION_STATE_PROTECTION_PAUSED:
-		return none, newError(pb.ErrorReason_ERROR_REASON_PROTECTION_STOPPED,
-			"protection of %q is stopped or paused; resume it before you back it up", n).with("name", n.String())
-	}
-	if e := s.vaultProblem(v); e != nil {
-		return none, e
-	}
-	ids, _ := splitName(it.Machine, machinePattern, false)
-	m, _, err := s.machineOn(MachineName{HostName{ids[0], ids[1]}, ids[2]})
-	switch {
-	case err != nil:
-		return none, err
-	case m.State == pb.MachineState_MACHINE_STATE_GONE:
-		return none, errMachineGone(m)
-	case m.Problem != nil:
-		e := newError(m.Problem.Reason, "machine %q cannot be backed up as it is: %s", m.Name, m.Problem.Message).
-			code(codes.FailedPrecondition).with("machine", m.Name)
-		for k, val := range m.Problem.Metadata {
-			e = e.with(k, val)
-		}
-		return none, e
-	}
-	return job.Spec{
-		Vault: v.Name.String(), Operation: pb.JobOperation_JOB_OPERATION_BACKUP,
-		ProtectedItem: it.Name, Machine: it.Machine, RetainUntil: until,
-		Tasks: []string{"Take Snapshot", "Transfer data to vault"},
-	}, nil
 }
