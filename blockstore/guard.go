@@ -205,8 +205,15 @@ func (fs guardFS) RemoveAll(name string) error {
 	return fs.unless(func() error { return fs.FS.RemoveAll(name) })
 }
 
+// Rename is vital: when Pebble fails to open a database because of it, it leaves
+// a goroutine behind.
 func (fs guardFS) Rename(oldname, newname string) error {
-	return fs.unless(func() error { return fs.FS.Rename(oldname, newname) })
+	return fs.unless(func() error {
+		if err := fs.FS.Rename(oldname, newname); err != nil {
+			fs.g.fail(err)
+		}
+		return nil
+	})
 }
 
 func (fs guardFS) MkdirAll(dir string, perm os.FileMode) error {

@@ -175,7 +175,7 @@ func (p *pipeline) build() {
 				continue
 			}
 			if t == nil {
-				t = p.s.newTable(next)
+				t = p.s.newTable(next, "")
 				old.Reset(tableAge)
 			}
 			f.entry.id = next
@@ -204,6 +204,7 @@ func (p *pipeline) build() {
 // commit is the committer.
 func (p *pipeline) commit() {
 	defer p.done.Done()
+	m := merger{s: p.s}
 	for st := range p.built {
 		if st.marker != nil {
 			close(st.marker)
@@ -219,6 +220,7 @@ func (p *pipeline) commit() {
 			continue
 		}
 		p.landed(live)
+		m.landed(st.table)
 	}
 	p.mu.Lock()
 	p.stopped = true

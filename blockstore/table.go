@@ -29,10 +29,10 @@ type table struct {
 const spaceStep = 4 << 20
 
 // newTable begins a table. What goes wrong shows when it is finished.
-func (s *Store) newTable(first uint64) *table {
+func (s *Store) newTable(first uint64, prefix string) *table {
 	t := &table{
 		s:     s,
-		path:  s.fs.PathJoin(s.dir, incomingName, fmt.Sprintf("%016x.sst", first)),
+		path:  s.fs.PathJoin(s.dir, incomingName, fmt.Sprintf("%s%016x.sst", prefix, first)),
 		limit: s.tableSize(),
 		born:  time.Now(),
 	}

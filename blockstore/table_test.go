@@ -88,6 +88,68 @@ func TestEveryByteIsWrittenOnce(t *testing.T) {
 	}
 }
 
+// TestSmallTables: many flushes do not make many tables, and what is written
+// together stays what it was.
+func TestSmallTables(t *testing.T) {
+	ctx := context.Background()
+	mem := vfs.NewMem()
+	s := testCreate(t, "v", Options{FS: mem})
+	const n = 300
+	var ids []uint64
+	for i := range n {
+		u := startUpload(t, s, "u")
+		if _, err := u.putTest(i, i+1+i%3); err != nil { // some of it twice
+			t.Fatal(err)
+		}
+		if err := u.Commit(ctx, Point{ID: fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ds := digestsOf(testBlocks(func() (ns []int) {
+		for i := range n {
+			ns = append(ns, i)
+		}
+		return ns
+	}()...))
+	es, err := s.lookup(ds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, e := range es {
+		ids = append(ids, e.id)
+		if e.id == 0 {
+			t.Fatalf("block %d is gone", i)
+		}
+	}
+	st, err := s.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := st.Tables.Levels[6].TablesCount; got > 3*mergeTables {
+		t.Errorf("%d flushes left %d tables", n, got)
+	}
+	if c := st.Tables.Compact.Count; c != 0 {
+		t.Errorf("%d compactions", c)
+	}
+	if amp := float64(st.BytesWritten) / float64(st.BytesAdded); amp > 4.5 {
+		t.Errorf("write amplification %.3f", amp)
+	}
+	for range 2 {
+		r, err := s.Verify(ctx, nil)
+		if err != nil || r.BadCount > 0 || r.Orphans > 0 || r.Blocks != st.Blocks {
+			t.Errorf("verify: %v, %+v", err, r)
+		}
+		if es, err := s.lookup(ds); err != nil || es[17].id != ids[17] || es[n-1].id != ids[n-1] {
+			t.Errorf("ids have changed: %v", err)
+		}
+		testClose(t, s)
+		s = testOpen(t, "v", Options{FS: mem})
+	}
+	if ls, err := mem.List("v/incoming"); err != nil || len(ls) > 0 {
+		t.Errorf("left behind: %v, %v", ls, err)
+	}
+}
+
 func TestTableSize(t *testing.T) {
 	s := &Store{}
 	for stored, want := range map[uint64]int64{0: 64 << 20, 4 << 40: 64 << 20, 32 << 40: 512 << 20, 1 << 60: 1 << 30} {

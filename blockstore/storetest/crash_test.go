@@ -157,7 +157,7 @@ func (w *world) cycle(t *testing.T, rng *rand.Rand, res *blockstore.Resources, t
 		}
 		return nil
 	}))
-	o := blockstore.Options{FS: fs, Resources: res, BlockSize: crashBlock, TableSize: int64(200 + rng.IntN(4000))}
+	o := blockstore.Options{FS: fs, Resources: res, BlockSize: crashBlock, TableSize: []int64{200 + rng.Int64N(4000), 32 << 10}[rng.IntN(2)]}
 	s, err := blockstore.Open("/vault", o)
 	if errors.Is(err, blockstore.ErrNotVault) && !w.born {
 		s, err = blockstore.Create("/vault", o)
