@@ -41,16 +41,23 @@ func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 			out = append(out, mem.SliceBuffer(head), mem.SliceBuffer(b))
 		}
 		return out, nil
-	case *pb.ReadDiskResponse:
+	case *diskBytes:
+		size := 0
+		for _, p := range m.parts {
+			size += len(p)
+		}
 		var head []byte
-		if m.Offset != 0 {
-			head = binary.AppendUvarint(append(head, tagDiskOffset), uint64(m.Offset))
+		if m.offset != 0 {
+			head = binary.AppendUvarint(append(head, tagDiskOffset), uint64(m.offset))
 		}
-		if len(m.Data) == 0 {
-			return mem.BufferSlice{mem.SliceBuffer(head)}, nil
+		if size > 0 {
+			head = binary.AppendUvarint(append(head, tagDiskData), uint64(size))
 		}
-		head = binary.AppendUvarint(append(head, tagDiskData), uint64(len(m.Data)))
-		return mem.BufferSlice{mem.SliceBuffer(head), mem.SliceBuffer(m.Data)}, nil
+		out := append(make(mem.BufferSlice, 0, 1+len(m.parts)), mem.SliceBuffer(head))
+		for _, p := range m.parts {
+			out = append(out, mem.SliceBuffer(p))
+		}
+		return out, nil
 	}
 	return c.CodecV2.Marshal(v)
 }

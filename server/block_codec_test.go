@@ -19,20 +19,22 @@ func TestCodec(t *testing.T) {
 	c := &codec{CodecV2: encoding.GetCodecV2("proto")}
 	some := rapid.SliceOfN(rapid.Byte(), 0, 300)
 	rapid.Check(t, func(t *rapid.T) {
-		for _, m := range []proto.Message{
-			&pb.ReadBlocksResponse{Blocks: rapid.SliceOfN(some, 0, 4).Draw(t, "blocks")},
-			&pb.ReadDiskResponse{Offset: rapid.Int64().Draw(t, "offset"), Data: some.Draw(t, "data")},
+		blocks := rapid.SliceOfN(some, 0, 4).Draw(t, "blocks")
+		offset := rapid.Int64().Draw(t, "offset")
+		for _, m := range []struct {
+			sent any
+			is   proto.Message
+		}{
+			{&pb.ReadBlocksResponse{Blocks: blocks}, &pb.ReadBlocksResponse{Blocks: blocks}},
+			{&diskBytes{offset, blocks}, &pb.ReadDiskResponse{Offset: offset, Data: slices.Concat(blocks...)}},
+			{&pb.FindMissingResponse{Missing: []uint32{7}}, &pb.FindMissingResponse{Missing: []uint32{7}}},
 		} {
-			got, err := c.Marshal(m)
+			got, err := c.Marshal(m.sent)
 			if err != nil {
 				t.Fatal(err)
 			}
-			back := m.ProtoReflect().New().Interface()
-			if err := proto.Unmarshal(got.Materialize(), back); err != nil || !proto.Equal(back, m) {
-				t.Fatalf("%v became %v, %v", m, back, err)
-			}
-			if want, err := proto.Marshal(m); err != nil || !bytes.Equal(want, got.Materialize()) {
-				t.Fatalf("%v became %x, want %x, %v", m, got.Materialize(), want, err)
+			if want, err := proto.Marshal(m.is); err != nil || !bytes.Equal(want, got.Materialize()) {
+				t.Fatalf("%v became %x, want %x, %v", m.is, got.Materialize(), want, err)
 			}
 		}
 		up := &pb.UploadBlocksRequest{UploadToken: rapid.String().Draw(t, "token")}

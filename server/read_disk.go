@@ -22,10 +22,12 @@ type piece struct {
 	digests []block.Digest
 }
 
-// diskBytes is what a piece holds, clipped to the range.
+// diskBytes is consecutive bytes of a disk, in parts: blocks as they were read,
+// clipped. The codec makes a ReadDiskResponse of it without putting the parts
+// together first. They must not be changed.
 type diskBytes struct {
 	offset int64
-	data   []byte
+	parts  [][]byte
 }
 
 // ReadDisk streams bytes of a disk.
@@ -37,20 +39,16 @@ func (s *recoveryPointService) ReadDisk(r *pb.ReadDiskRequest, stream grpc.Serve
 	}
 	defer d.release()
 	next := d.from
-	send := func(offset int64, data []byte) error {
-		for len(data) > 0 {
-			n := min(len(data), maxDiskMessage)
-			if err := stream.Send(&pb.ReadDiskResponse{Offset: offset, Data: data[:n]}); err != nil {
-				return err
-			}
-			offset, data = offset+int64(n), data[n:]
+	send := func(b diskBytes) error {
+		next = b.offset
+		for _, p := range b.parts {
+			next += int64(len(p))
 		}
-		next = offset
-		return nil
+		return stream.SendMsg(&b)
 	}
 	zerosTo := func(end int64) error {
 		for !r.SkipZeros && next < end {
-			if err := send(next, zeroBytes[:min(end-next, maxDiskMessage)]); err != nil {
+			if err := send(diskBytes{next, [][]byte{zeroBytes[:min(end-next, maxDiskMessage)]}}); err != nil {
 				return err
 			}
 		}
@@ -62,7 +60,13 @@ func (s *recoveryPointService) ReadDisk(r *pb.ReadDiskRequest, stream grpc.Serve
 		if err := zerosTo(b.offset); err != nil {
 			return err
 		}
-		return send(b.offset, b.data)
+		for len(b.parts[0]) > maxDiskMessage { // then it is the only one
+			if err := send(diskBytes{b.offset, [][]byte{b.parts[0][:maxDiskMessage]}}); err != nil {
+				return err
+			}
+			b = diskBytes{next, [][]byte{b.parts[0][maxDiskMessage:]}}
+		}
+		return send(b)
 	})
 	if err != nil {
 		return lostBlock(d.name, err)
@@ -101,23 +105,13 @@ func (d *diskRange) read(ctx context.Context, p piece) (diskBytes, error) {
 		return diskBytes{}, err
 	}
 	from, to := d.clip(p.first, uint64(len(blocks)))
-	bs := int64(d.m.BlockSize)
-	out := diskBytes{offset: from}
-	if len(blocks) > 1 {
-		out.data = make([]byte, 0, to-from)
-	}
 	for i, b := range blocks {
 		if len(b) != d.m.BlockSize {
 			return diskBytes{}, fmt.Errorf("disk block %d (%s): %w: %d bytes, must be %d",
 				p.first+uint64(i), p.digests[i], block.ErrFormat, len(b), d.m.BlockSize)
 		}
-		start := (int64(p.first) + int64(i)) * bs
-		b = b[max(0, from-start):min(bs, to-start)]
-		if len(blocks) == 1 {
-			out.data = b
-		} else {
-			out.data = append(out.data, b...)
-		}
+		start := (int64(p.first) + int64(i)) * int64(len(b))
+		blocks[i] = b[max(0, from-start):min(int64(len(b)), to-start)]
 	}
-	return out, nil
+	return diskBytes{from, blocks}, nil
 }
