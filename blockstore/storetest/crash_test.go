@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -178,6 +179,14 @@ func (w *world) cycle(t *testing.T, rng *rand.Rand, res *blockstore.Resources, t
 			}
 		})
 	}
+	if rng.IntN(4) == 0 {
+		crumbs := crashClient{w: w, s: s, rng: rand.New(rand.NewPCG(rng.Uint64(), 0)), name: "crumbs"}
+		wg.Go(func() {
+			if err := crumbs.crumbs(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	wg.Wait()
 	if rng.IntN(2) == 0 {
 		w.cut(cutRng)
@@ -293,6 +302,29 @@ func (c *crashClient) work(n int) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
+	}
+	return nil
+}
+
+// crumbs makes many tables of one block, which the store writes together.
+func (c *crashClient) crumbs() error {
+	ctx := context.Background()
+	u, err := c.s.StartUpload(c.name)
+	if err != nil {
+		return err
+	}
+	defer u.Abort()
+	for range 10 {
+		plain := make([]byte, crashBlock)
+		binary.LittleEndian.PutUint64(plain, c.rng.Uint64()|1)
+		b := blockstore.Block{Digest: block.Sum(plain), Stored: block.Encode(nil, plain, block.Fastest)}
+		if _, err := u.Put(ctx, []blockstore.Block{b}); err != nil {
+			return err
+		}
+		if err := u.Flush(ctx); err != nil {
+			return err
+		}
+		c.w.durable(b.Digest)
 	}
 	return nil
 }
