@@ -14,6 +14,11 @@
 //	vault.go      one vault: its records (policies, items) and its store
 //	job_hooks.go  what package job asks of vaults, and how backups change items
 //	data_plane.go what the services share that move data
+//	data_errors.go the words for what goes wrong there
+//	points.go     recovery points as the vault's store keeps them
+//	point_lease.go leases of those who read them
+//	ordered.go    reading ahead, in order
+//	block_codec.go messages with blocks in them, without copying these
 //	server.go     the Server: opening, draining, closing
 //	serve.go      the gRPC server: interceptors and standard services
 //	wire.go       messages that cannot be decoded

@@ -160,8 +160,8 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (*Session, error) {
 	}
 	older := m.byKey[spec.Key]
 	m.open[token], m.byKey[spec.Key] = s, s
+	s.startLease() // before anybody else can end it
 	m.mu.Unlock()
-	s.startLease()
 	if older != nil {
 		older.end(fmt.Errorf("%w: a newer upload of the same job has taken its place", ErrNotFound))
 	}
