@@ -33,14 +33,15 @@
 //     pages, from points and from holds.
 //
 // Put returns when blocks are queued. Acknowledgements come table by table: a
-// client must be ready to have two tables' worth (128 MiB) on the way, or it waits
-// for a table to grow old, a second each time.
+// client must be ready to have two tables' worth (128 MiB) on the way, or flush, or
+// it waits for a table to grow old, a second each time.
 //
 // # Why it is built this way
 //
 // Blocks are written with sstable.Writer into tables and ingested. As ids only
 // grow no table overlaps another, so every table goes to the bottom level and is
-// never compacted: a byte is written once. All uploads share one pipeline, one
+// never compacted: a byte is written once. Only tables that flushes made small are
+// written again, eight as one (merge.go). All uploads share one pipeline, one
 // table being built while the last one is synced; pipeline.go says why there are
 // no id ranges per upload. The index is another database because a table with
 // both kinds of keys would drag blocks through compactions. Nothing assumes that
