@@ -10,7 +10,7 @@
 //	u, err := s.StartUpload("…")
 //	missing, err := u.FindMissing(ctx, digests)   // the others stay while u is open
 //	ack, err := u.Put(ctx, blocks)                // decoded and re-hashed; <-ack.Done(): durable
-//	b, err := diskmap.NewBuilder(size, s.Info().BlockSize, nil, s, u)
+//	b, err := diskmap.NewBuilder(size, s.Info().BlockSize, base, u, u)
 //	m, err := b.Finish(ctx)                       // its pages went through u
 //	err = u.Commit(ctx, blockstore.Point{ID: id, Disks: …})
 //	plain, err := s.Reader(id).ReadBlocks(ctx, digests)

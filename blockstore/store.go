@@ -8,18 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
-	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/google/uuid"
-
-	"cairn/blockstore/block"
 )
 
 // Store is an open vault. It is safe for concurrent use.
@@ -76,16 +70,6 @@ type Info struct {
 // storeNum counts the stores of this process.
 var storeNum atomic.Uint64
 
-// Create makes a vault in dir, which must not exist, or be empty but for what a
-// broken-off Create left, and opens it.
-func Create(dir string, o Options) (*Store, error) {
-	s, err := create(dir, o)
-	if err != nil {
-		return nil, fmt.Errorf("create vault %s: %w", dir, err)
-	}
-	return s, nil
-}
-
 // Open opens the vault in dir. The lock is held until Close.
 func Open(dir string, o Options) (*Store, error) {
 	s, err := open(dir, o)
@@ -116,100 +100,6 @@ func newStore(dir string, o Options) (*Store, error) {
 	s.idle.L = &s.mu
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
-}
-
-func create(dir string, o Options) (*Store, error) {
-	if o.ReadOnly {
-		return nil, ErrReadOnly
-	}
-	s, err := newStore(dir, o)
-	if err != nil {
-		return nil, err
-	}
-	if err := block.ValidSize(s.o.BlockSize); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	if err := s.fs.MkdirAll(s.dir, 0o700); err != nil {
-		return nil, err
-	}
-	if err := s.takeLock(); err != nil {
-		return nil, err
-	}
-	s.format = formatFile{version: FormatVersion, uuid: uuid.NewString(), blockSize: s.o.BlockSize}
-	if s.ro {
-		err = ErrReadOnly
-	} else {
-		err = s.createFiles()
-	}
-	if err == nil {
-		err = s.start()
-	}
-	if err != nil {
-		return nil, errors.Join(err, s.release())
-	}
-	return s, nil
-}
-
-// createFiles ends with the rename that makes the directory a vault.
-func (s *Store) createFiles() error {
-	if err := s.clearForCreate(); err != nil {
-		return err
-	}
-	if err := s.room(s.o.MinFree); err != nil {
-		return err
-	}
-	if err := writeFile(s.fs, s.path(newFormatName), s.format.String()); err != nil {
-		return err
-	}
-	if err := syncDir(s.fs, s.dir); err != nil {
-		return err
-	}
-	if err := s.openDBs(true); err != nil {
-		return err
-	}
-	if err := s.fs.Rename(s.path(newFormatName), s.path(formatName)); err != nil {
-		return err
-	}
-	if err := syncDir(s.fs, s.dir); err != nil {
-		return err
-	}
-	if err := syncDir(s.fs, s.fs.PathDir(s.dir)); err != nil {
-		return err
-	}
-	return s.g.failure() // the guard keeps some errors to itself
-}
-
-// clearForCreate removes what a Create left that did not come to its end, which
-// shows in the file with which it began, and refuses everything else.
-func (s *Store) clearForCreate() error {
-	names, err := s.fs.List(s.dir)
-	if err != nil {
-		return err
-	}
-	var begun bool
-	var foreign []string
-	for _, n := range names {
-		switch n {
-		case formatName:
-			return fmt.Errorf("%w: there is a vault", ErrExists)
-		case newFormatName:
-			begun = true
-		case lockName, "lost+found":
-		case indexName, blocksName, incomingName:
-			foreign = append(foreign, n)
-		default:
-			return fmt.Errorf("%w: the directory is not empty, it has %s", ErrExists, n)
-		}
-	}
-	if !begun && len(foreign) > 0 {
-		return fmt.Errorf("%w: the directory has %s but no %s: a damaged vault, perhaps", ErrExists, strings.Join(foreign, ", "), formatName)
-	}
-	for _, n := range foreign {
-		if err := s.fs.RemoveAll(s.path(n)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func open(dir string, o Options) (*Store, error) {
@@ -269,74 +159,6 @@ func (s *Store) checkSpace() error {
 }
 
 func (s *Store) path(name string) string { return s.fs.PathJoin(s.dir, name) }
-
-// pebbleFormat is the format of both databases in a vault of format 1: the
-// first with checksums over sstable footers, and after the one that tells a
-// torn WAL from a damaged one.
-const pebbleFormat = pebble.FormatTableFormatV6
-
-// pebbleOptions are what the two databases have in common.
-func (s *Store) pebbleOptions(create bool) *pebble.Options {
-	o := &pebble.Options{
-		FS:                 s.fs,
-		FormatMajorVersion: pebbleFormat,
-		ErrorIfExists:      create,
-		ErrorIfNotExists:   !create,
-		ReadOnly:           s.ro,
-		Logger:             pebbleLogger{s.g},
-		BytesPerSync:       1 << 20,
-		EventListener: &pebble.EventListener{
-			DataCorruption: func(i pebble.DataCorruptionInfo) { s.o.Logger.Errorf("%s: damaged: %v", s.dir, i.Details) },
-		},
-	}
-	o.Experimental.ReadSamplingMultiplier = -1 // no compactions because of reads
-	for i := range o.Levels {
-		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
-	}
-	return o
-}
-
-func (s *Store) openDBs(create bool) error {
-	s.g.opening.Store(true)
-	defer s.g.opening.Store(false)
-	if s.res == nil {
-		s.res, s.ownRes = NewResources(ResourceOptions{}), true
-	}
-	io := s.pebbleOptions(create)
-	io.Cache, io.FileCache = s.res.index, s.res.indexFiles
-	io.MemTableSize = 2 << 20
-	io.MemTableStopWritesThreshold = 4
-	for i := range io.Levels {
-		io.Levels[i].BlockSize = 4 << 10
-		io.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-		io.Levels[i].FilterType = pebble.TableFilter
-	}
-	var err error
-	if s.index, err = openDB(s.path(indexName), io); err != nil {
-		return err
-	}
-	bo := s.pebbleOptions(create)
-	bo.Cache, bo.FileCache = s.res.tables, s.res.tablesFiles
-	bo.DisableWAL = true // nothing but tables is written, and those are ingested
-	bo.MemTableSize = 256 << 10
-	// A table that is gone or cut short shall cost its blocks, not the vault.
-	bo.DisableConsistencyCheck = true
-	s.blocks, err = openDB(s.path(blocksName), bo)
-	return err
-}
-
-func openDB(dir string, o *pebble.Options) (*pebble.DB, error) {
-	db, err := pebble.Open(dir, o)
-	switch {
-	case errors.Is(err, pebble.ErrDBDoesNotExist):
-		return nil, fmt.Errorf("%w: %s is missing", ErrCorrupt, dir)
-	case pebble.IsCorruptionError(err):
-		return nil, fmt.Errorf("%w: %s: %v", ErrCorrupt, dir, err)
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w", dir, err)
-	}
-	return db, nil
-}
 
 // start recovers the state and starts the pipeline.
 func (s *Store) start() error {

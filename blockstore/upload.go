@@ -3,15 +3,12 @@ package blockstore
 import (
 	"context"
 	"fmt"
-	"runtime"
+	"hash/maphash"
 	"sync"
-	"sync/atomic"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
-	"golang.org/x/sync/errgroup"
 
 	"cairn/blockstore/block"
-	"cairn/blockstore/diskmap"
 )
 
 // Upload collects what a point needs, and keeps alive what of it the store has
@@ -42,65 +39,30 @@ type Block struct {
 	Stored []byte       // stored form, see block.Encode; Put keeps it until its Ack is done
 }
 
-// Ack tells when what one Put brought is durable. What was new in it is fixed
-// when Put returns.
-type Ack struct {
-	Blocks      int   // blocks that were neither stored nor on their way
-	PlainBytes  int64 // their plain bytes
-	StoredBytes int64 // the bytes they take
+// recent is a set of digests that forgets its older half now and then. It keeps
+// 64 bits of each, hashed with a secret: nobody can make up a digest that it
+// takes for another.
+type recent struct{ now, old map[uint64]struct{} }
 
-	done chan struct{}
-	open atomic.Int32 // flights that are awaited, and one for Put itself
-	mu   sync.Mutex
-	err  error
-}
+// recentMax is half of what is remembered: blocks of 16 GiB, in 9 MiB of memory
+// at most for both halves.
+const recentMax = 256 << 10
 
-// Done is closed when the blocks of the Put are durable, or the first failed.
-// That can take as long as it takes to fill a table: have as much as two tables
-// unacknowledged, or use Flush.
-func (a *Ack) Done() <-chan struct{} { return a.done }
-
-// Err says, once Done is closed, why a block was lost: ErrFull, ErrFailed,
-// ErrClosed. Nil means that all are durable.
-func (a *Ack) Err() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.err
-}
-
-func (a *Ack) settle(err error) {
-	if a == nil {
-		return
-	}
-	if err != nil {
-		a.mu.Lock()
-		if a.err == nil {
-			a.err = err
-		}
-		a.mu.Unlock()
-	}
-	if a.open.Add(-1) == 0 {
-		close(a.done)
-	}
-}
-
-// recent is a set that forgets its older half now and then.
-type recent struct{ now, old map[block.Digest]struct{} }
-
-const recentMax = 32 << 10
+var recentSeed = maphash.MakeSeed()
 
 func (r *recent) add(d block.Digest) {
 	if len(r.now) >= recentMax || r.now == nil {
-		r.now, r.old = map[block.Digest]struct{}{}, r.now
+		r.now, r.old = map[uint64]struct{}{}, r.now
 	}
-	r.now[d] = struct{}{}
+	r.now[maphash.Bytes(recentSeed, d[:])] = struct{}{}
 }
 
 func (r *recent) has(d block.Digest) bool {
-	if _, ok := r.now[d]; ok {
+	h := maphash.Bytes(recentSeed, d[:])
+	if _, ok := r.now[h]; ok {
 		return true
 	}
-	_, ok := r.old[d]
+	_, ok := r.old[h]
 	return ok
 }
 
@@ -139,6 +101,16 @@ func (u *Upload) enter() error {
 		return fmt.Errorf("upload %s: %w", u.id, ErrUploadClosed)
 	}
 	return nil
+}
+
+// base is the point that was pinned last, "" if there is none.
+func (u *Upload) base() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.holds) == 0 {
+		return ""
+	}
+	return u.holds[len(u.holds)-1].point.ID
 }
 
 // pin keeps a stored block for the upload.
@@ -228,199 +200,6 @@ func (u *Upload) find(ds []block.Digest, missing func(i int)) error {
 		} else {
 			missing(i)
 		}
-	}
-	return nil
-}
-
-// Put takes blocks: their stored forms are decoded and re-hashed, and those that
-// the store has not are queued. It blocks while the disk cannot keep up. Either
-// all blocks are taken or none: errors are ErrDigestMismatch, ErrZeroBlock,
-// ErrBlockSize, ErrBlockMissing for a page that names a block which is neither
-// stored nor on its way nor earlier in blocks, and ErrFull.
-func (u *Upload) Put(ctx context.Context, blocks []Block) (*Ack, error) {
-	if err := u.enter(); err != nil {
-		return nil, err
-	}
-	defer u.s.leave()
-	fs, children, err := u.open(blocks)
-	if err != nil {
-		return nil, fmt.Errorf("put blocks: %w", err)
-	}
-	ack, err := u.queue(ctx, fs, children)
-	if err != nil {
-		return nil, fmt.Errorf("put blocks: %w", err)
-	}
-	return ack, nil
-}
-
-// WritePage stores a page of a disk map, like Put. With it, an Upload is the
-// diskmap.PageWriter for its own maps.
-func (u *Upload) WritePage(ctx context.Context, plain []byte) (block.Digest, error) {
-	d := block.Sum(plain)
-	_, err := u.Put(ctx, []Block{{Digest: d, Stored: block.Encode(nil, plain, block.Fastest)}})
-	return d, err
-}
-
-var _ diskmap.PageWriter = (*Upload)(nil)
-
-// open decodes and checks blocks, on all cores. children are the digests that
-// each page names, nil for data.
-func (u *Upload) open(blocks []Block) (fs []*flight, children [][]block.Digest, err error) {
-	fs, children = make([]*flight, len(blocks)), make([][]block.Digest, len(blocks))
-	var g errgroup.Group
-	var next atomic.Int64
-	for range min(runtime.GOMAXPROCS(0), (len(blocks)+3)/4) {
-		g.Go(func() error {
-			var buf []byte
-			for i := int(next.Add(1)) - 1; i < len(blocks); i = int(next.Add(1)) - 1 {
-				f, plain, err := u.s.openBlock(buf, blocks[i])
-				if err != nil {
-					return fmt.Errorf("block %d of %d (%s): %w", i, len(blocks), blocks[i].Digest, err)
-				}
-				fs[i], buf = f, plain[:0]
-				if f.entry.page {
-					children[i] = pageChildren(plain)
-				}
-			}
-			return nil
-		})
-	}
-	return fs, children, g.Wait()
-}
-
-func (s *Store) openBlock(buf []byte, b Block) (*flight, []byte, error) {
-	n, err := block.PlainLen(b.Stored)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %v", ErrDigestMismatch, err)
-	}
-	page := n == diskmap.PageSize
-	if !page && n != s.format.blockSize {
-		return nil, nil, fmt.Errorf("%w: %d bytes, must be %d, or %d for a map page", ErrBlockSize, n, s.format.blockSize, diskmap.PageSize)
-	}
-	if b.Digest == block.Zero {
-		return nil, nil, ErrZeroBlock
-	}
-	plain, err := block.Open(buf, b.Stored, b.Digest)
-	if err != nil {
-		// Not wrapped: what the store holds is not corrupt.
-		return nil, nil, fmt.Errorf("%w: %v", ErrDigestMismatch, err)
-	}
-	if block.IsZero(plain) {
-		return nil, nil, ErrZeroBlock
-	}
-	stored := b.Stored
-	if len(stored) > block.MaxEncodedLen(n) { // padded frames must not fill the disk
-		stored = block.Encode(nil, plain, block.None)
-	}
-	f := &flight{digest: b.Digest, bytes: stored, plain: n}
-	f.entry = entry{stored: uint32(len(stored)), page: page}
-	return f, plain, nil
-}
-
-// pageChildren are the blocks or pages that a page names, without zeros.
-func pageChildren(page []byte) []block.Digest {
-	var ds []block.Digest
-	for ; len(page) > 0; page = page[len(block.Digest{}):] {
-		if d := block.Digest(page[:len(block.Digest{})]); d != block.Zero {
-			ds = append(ds, d)
-		}
-	}
-	return ds
-}
-
-// queue hands checked blocks to the pipeline, those that are new.
-func (u *Upload) queue(ctx context.Context, fs []*flight, children [][]block.Digest) (*Ack, error) {
-	s, p := u.s, u.s.pipe
-	if err := s.room(s.o.MinFree + spaceStep); err != nil {
-		return nil, err
-	}
-	select {
-	case p.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-s.ctx.Done():
-		return nil, ErrClosed
-	}
-	ack, queued, err := u.register(fs, children)
-	if !queued {
-		<-p.slots
-	}
-	return ack, err
-}
-
-func (u *Upload) register(fs []*flight, children [][]block.Digest) (ack *Ack, queued bool, err error) {
-	s, p := u.s, u.s.pipe
-	s.pins.RLock()
-	defer s.pins.RUnlock()
-	ds := make([]block.Digest, len(fs))
-	for i, f := range fs {
-		ds[i] = f.digest
-	}
-	es, err := s.lookup(ds)
-	if err != nil {
-		return nil, false, err
-	}
-	if err := u.checkChildren(ds, es, children); err != nil {
-		return nil, false, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stopped {
-		return nil, false, ErrClosed
-	}
-	ack = &Ack{done: make(chan struct{})}
-	ack.open.Store(1)
-	var fresh []*flight
-	for i, f := range fs {
-		if es[i].id != 0 {
-			u.pin(f.digest, es[i])
-			continue
-		}
-		if g := p.flights[f.digest]; g != nil {
-			f = g
-		} else {
-			p.flights[f.digest] = f
-			fresh = append(fresh, f)
-			ack.Blocks++
-			ack.PlainBytes += int64(f.plain)
-			ack.StoredBytes += int64(f.entry.stored)
-		}
-		ack.open.Add(1)
-		f.waiters = append(f.waiters, waiter{u, ack})
-		u.await(f.digest)
-	}
-	if len(fresh) > 0 {
-		p.push(step{blocks: fresh})
-	}
-	ack.settle(nil)
-	return ack, len(fresh) > 0, nil
-}
-
-// checkChildren makes sure that nothing is missing below the pages among ds,
-// also below those that are stored already. It is what makes it enough to look
-// for the root when a point is committed: the index never has a page without
-// having all that the page names.
-func (u *Upload) checkChildren(ds []block.Digest, es []entry, children [][]block.Digest) error {
-	batch := map[block.Digest]bool{}
-	for i, cs := range children {
-		var ask []block.Digest
-		u.mu.Lock()
-		for _, c := range cs {
-			if !u.known.has(c) && !batch[c] {
-				ask = append(ask, c)
-			}
-		}
-		u.mu.Unlock()
-		if len(ask) > 0 {
-			var missing []block.Digest
-			if err := u.find(ask, func(i int) { missing = append(missing, ask[i]) }); err != nil {
-				return err
-			}
-			if len(missing) > 0 {
-				return fmt.Errorf("page %s names block %s and %d more: %w: put it first", ds[i], missing[0], len(missing)-1, ErrBlockMissing)
-			}
-		}
-		batch[ds[i]] = true
 	}
 	return nil
 }

@@ -162,6 +162,63 @@ func TestPageNeedsItsBlocks(t *testing.T) {
 	}
 }
 
+// TestReadThroughUpload: a builder over a base that reads through the upload
+// need not look up what it takes over, and pins what it read.
+func TestReadThroughUpload(t *testing.T) {
+	ctx := context.Background()
+	s := testCreate(t, "v", Options{FS: vfs.NewMem()})
+	p := testBackup(t, s, "p", 0, 300) // two leaves and a root
+	u := startUpload(t, s, "u")
+	if err := u.PinPoint(ctx, "p"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := diskmap.NewBuilder(p.Disks[0].Map.Size, testBlock, &p.Disks[0].Map, u, u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds, err := u.putTest(500, 501)
+	if err == nil {
+		err = b.Set(ctx, 7, ds[0])
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := b.Finish(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 8, 255} {
+		if !u.known.has(block.Sum(testPlain(n))) {
+			t.Errorf("block %d had to be looked up", n)
+		}
+	}
+	if u.known.has(block.Sum(testPlain(256))) {
+		t.Error("a leaf was read for nothing")
+	}
+	if n := u.data.GetCardinality(); n != 0 { // the new one is on its way
+		t.Errorf("%d blocks pinned", n)
+	}
+	if n := u.pages.GetCardinality(); n != 2+0 && n != 3 { // root and leaf read; the other leaf named
+		t.Errorf("%d pages pinned", n)
+	}
+	if err := u.Commit(ctx, Point{ID: "q", Disks: []Disk{{"vda", m}}}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.VerifyPoint(ctx, "q", nil); err != nil || r.BadCount > 0 || r.Blocks != 300+3 {
+		t.Errorf("%v, %+v", err, r)
+	}
+	// Errors name the base.
+	u = startUpload(t, s, "u")
+	if err := u.PinPoint(ctx, "p"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = u.ReadBlocks(ctx, []block.Digest{block.Sum([]byte("absent"))})
+	wantErr(t, "read", err, ErrBlockMissing)
+	if err == nil || !strings.Contains(err.Error(), "point p") {
+		t.Errorf("%v does not name the base", err)
+	}
+}
+
 func TestUploadIDs(t *testing.T) {
 	ctx := context.Background()
 	s := testCreate(t, "v", Options{FS: vfs.NewMem()})

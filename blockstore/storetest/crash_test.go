@@ -352,7 +352,7 @@ func (c *crashClient) backup(own []blockstore.Point) error {
 	}
 	acks := map[block.Digest]*blockstore.Ack{}
 	blocks := 1 + c.rng.Int64N(600) // one or two levels of pages
-	b, err := diskmap.NewBuilder(blocks*crashBlock, crashBlock, base, c.s, u)
+	b, err := diskmap.NewBuilder(blocks*crashBlock, crashBlock, base, u, u)
 	if err != nil {
 		return err
 	}

@@ -134,7 +134,7 @@ func (l *localUpload) WriteMap(ctx context.Context, disk string, overBase bool, 
 		if d.Name != disk {
 			continue
 		}
-		b, err := diskmap.NewBuilder(d.Size, l.t.BlockSize(), base, l.t.s, l.u)
+		b, err := diskmap.NewBuilder(d.Size, l.t.BlockSize(), base, l.u, l.u)
 		if err != nil {
 			return diskmap.Map{}, err
 		}
