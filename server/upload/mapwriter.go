@@ -280,12 +280,8 @@ func (w *MapWriter) digest(ctx context.Context, m diskmap.Map, index uint64) (di
 	return digest, err
 }
 
-// reader reads pages of the base, and of finished maps.
-func (s *Session) reader() diskmap.BlockReader {
-	if s.spec.Base == "" {
-		return s.spec.Store
-	}
-	return s.spec.Store.Reader(s.spec.Base)
-}
+// reader reads pages of the base, and of finished maps. Reading through the
+// upload pins them, and spares look-ups when pages that name the same are put.
+func (s *Session) reader() diskmap.BlockReader { return s.up }
 
 var _ diskmap.PageWriter = (*blockstore.Upload)(nil)
