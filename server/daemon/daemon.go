@@ -19,9 +19,15 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// memoryLimit is where the garbage collector begins to work harder: caches have
-// fixed sizes, and what remains should not come in addition to them without end.
-const memoryLimit = 256 << 20
+// memoryLimit is where the garbage collector begins to work harder, in bytes of
+// Go's own memory: Pebble's caches, of fixed size, lie outside of it. Below the
+// limit it works less than Go's default: blocks on their way through are garbage
+// soon, and collecting it early cost a sixth of a block's time.
+const (
+	memoryLimit = 180 << 20
+	gcPercent   = 400
+)
+
 
 // AgentOptions say what the agent within the server serves.
 type AgentOptions struct {
@@ -59,6 +65,9 @@ type config struct {
 func Main(args []string, version string, newAgent NewAgent) int {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	c := config{newAgent: newAgent}
 	cmd := &cobra.Command{

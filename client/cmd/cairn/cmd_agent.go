@@ -4,17 +4,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"cairn/client/agent"
 	"cairn/client/source"
 )
-
-// agentMemory is where the garbage collector begins to work harder. An agent
-// shares its host with the machines that it backs up.
-const agentMemory = 192 << 20
 
 func (a *app) agentCmd() *cobra.Command {
 	var o agent.Options
@@ -34,9 +29,7 @@ format is read through qemu-nbd (Debian: qemu-utils).`,
 	f.StringVar(&o.Region, "region", "", "region of this host (default: the server's)")
 	f.IntVar(&o.MaxConcurrent, "jobs", 1, "backups to run at the same time")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if os.Getenv("GOMEMLIMIT") == "" {
-			debug.SetMemoryLimit(agentMemory)
-		}
+		limitMemory()
 		if images == "" {
 			return usagef("say where machines come from: --images DIR")
 		}

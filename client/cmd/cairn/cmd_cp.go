@@ -29,6 +29,7 @@ modes and times are kept. Nothing that exists is replaced without --force.`,
 	f.BoolVarP(&o.Archive, "archive", "a", false, "owners, extended attributes and special files too; implies -r")
 	f.BoolVar(&o.Force, "force", false, "replace files that exist")
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+		limitMemory()
 		dest := args[len(args)-1]
 		open := map[string]*tree.Tree{} // several paths of one point share it
 		defer func() {

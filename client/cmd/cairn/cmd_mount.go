@@ -51,6 +51,7 @@ this process. The mount ends with Ctrl-C, umount DIR or fusermount3 -u DIR.`,
 			return inBackground(cmd.Context())
 		}
 		return a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			limitMemory()
 			log := os.Stderr
 			if logFile != "" {
 				var err error

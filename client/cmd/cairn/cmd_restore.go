@@ -33,6 +33,7 @@ a file that is there already is not touched.`,
 	cmd.Flags().StringVar(&to, "to", "", "directory; made if it is not there")
 	cmd.Flags().StringVar(&format, "format", "raw", "raw (sparse) or qcow2")
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+		limitMemory()
 		if to == "" {
 			return usagef("say where to write the disks: --to DIR")
 		}
