@@ -3,6 +3,7 @@ package blockstore
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,9 +14,11 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sync/errgroup"
 
 	"cairn/blockstore/block"
+	"cairn/blockstore/diskmap"
 )
 
 // benchBlocks makes n incompressible blocks that differ, each on demand, and
@@ -231,6 +234,60 @@ func BenchmarkRead(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkScatteredMap writes the map of a disk of 8 GiB, 1,000 random blocks of
+// which have changed since its base: nearly every leaf is rewritten.
+func BenchmarkScatteredMap(b *testing.B) {
+	const blocks = 128 << 10
+	ctx := context.Background()
+	s := benchStore(b, Options{FS: vfs.NewMem()})
+	u := startUpload(b, s, "base")
+	tiny := func(n int) Block {
+		p := make([]byte, block.DefaultSize)
+		binary.LittleEndian.PutUint64(p, uint64(n)+1)
+		return Block{block.Sum(p), block.Encode(nil, p, block.Fastest)}
+	}
+	bld, err := diskmap.NewBuilder(blocks*block.DefaultSize, block.DefaultSize, nil, u, u)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range blocks {
+		t := tiny(i)
+		_, err := u.Put(ctx, []Block{t})
+		if err := errors.Join(err, bld.Set(ctx, uint64(i), t.Digest)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	base, err := bld.Finish(ctx)
+	if err == nil {
+		err = u.Commit(ctx, Point{ID: "base", Disks: []Disk{{"vda", base}}})
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	for n := 0; b.Loop(); n++ {
+		u := startUpload(b, s, "next")
+		bld, err := diskmap.NewBuilder(base.Size, base.BlockSize, &base, u, u)
+		if err != nil {
+			b.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(uint64(n), 0))
+		for i := rng.IntN(262); i < blocks; i += 1 + rng.IntN(261) {
+			t := tiny(blocks + n*blocks + i)
+			_, err := u.Put(ctx, []Block{t})
+			if err := errors.Join(err, bld.Set(ctx, uint64(i), t.Digest)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		m, err := bld.Finish(ctx)
+		if err == nil {
+			err = u.Commit(ctx, Point{ID: fmt.Sprint("next", n), Disks: []Disk{{"vda", m}}})
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 // smallResources has caches that hold next to nothing.
