@@ -28,7 +28,6 @@ const (
 	gcPercent   = 400
 )
 
-
 // AgentOptions say what the agent within the server serves.
 type AgentOptions struct {
 	Images string // directory of disk images
