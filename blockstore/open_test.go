@@ -128,14 +128,14 @@ func TestCloseInTheMiddle(t *testing.T) {
 			<-enough
 		}
 		testClose(t, s)
-		s = testOpen(t, "v", Options{FS: mem})
-		u := startUpload(t, s, "check")
+		again := testOpen(t, "v", Options{FS: mem}) // the writers still have s
+		u := startUpload(t, again, "check")
 		for range 3 {
 			if m, err := u.FindMissing(ctx, <-acked); err != nil || len(m) > 0 {
 				t.Errorf("%d acknowledged blocks missing, %v", len(m), err)
 			}
 		}
-		testClose(t, s)
+		testClose(t, again)
 	}
 }
 
