@@ -88,15 +88,23 @@ func TestWrongInputs(t *testing.T) {
 	w.refused(1, []string{"no connection", "no such file", "cairnd running"}, "--server", "unix:"+w.path("nobody"), "vault", "list")
 	proved(t, "mount points that are not empty or not there, unknown disks and formats, and a server that is not there are refused")
 
-	// Nothing tells of a raw image what it should be: cut, it is a smaller disk.
+	// Nothing tells of a raw image what it should be: cut, it is a smaller disk,
+	// and the job warns.
 	for _, size := range []int64{1*mib + 512, 6 * mib} {
 		w.must(os.Truncate(im("web1.raw"), size))
-		w.backUp("web1")
+		j := w.backUpBadly("web1")
+		state, warnings := "JOB_STATE_COMPLETED", 0
+		if size < 6*mib {
+			state, warnings = "JOB_STATE_COMPLETED_WITH_WARNINGS", 1
+		}
+		if j.State != state || len(j.Warnings) != warnings || warnings == 1 && j.Warnings[0].Reason != "ERROR_REASON_DISK_LAYOUT_CHANGED" {
+			t.Errorf("an image resized to %d bytes: %s, %+v", size, j.State, j.Warnings)
+		}
 		w.cairn("restore", "disk", "web1@latest", "--to", w.path("resized"))
 		w.identical(im("web1.raw"), w.path("resized/vda.raw"))
 		w.must(os.RemoveAll(w.path("resized")))
 	}
-	proved(t, "a raw image that was truncated, or grew, is backed up as what it is now")
+	proved(t, "a raw image that was truncated, or grew, is backed up as what it is now; the job warns of the first")
 
 	// A second server on the same data; a second agent takes over from the first.
 	other := w.tryServer("--data", w.data, "--socket", w.path("s2"))
