@@ -2,6 +2,7 @@ package blockstore
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -75,7 +76,10 @@ func startUpload(tb testing.TB, s *Store, id string) *Upload {
 // testPlain is the n-th block of a kind that does not compress.
 func testPlain(n int) []byte {
 	p := make([]byte, testBlock)
-	rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16), 1}).Read(p)
+	rng := rand.NewPCG(uint64(n), 1)
+	for i := 0; i < len(p); i += 8 {
+		binary.LittleEndian.PutUint64(p[i:], rng.Uint64())
+	}
 	return p
 }
 
