@@ -47,8 +47,8 @@ func (j *job) backup(ctx context.Context, w *cairnv1.BackupWork) error {
 		t = r.Tasks[taskTransfer]
 		t.State, t.StartTime = cairnv1.JobState_JOB_STATE_IN_PROGRESS, now
 		r.Stats.Frozen = durationpb.New(info.FrozenFor)
-		for _, text := range info.Warnings {
-			r.Warnings = append(r.Warnings, &cairnv1.Warning{Reason: cairnv1.ErrorReason_ERROR_REASON_SNAPSHOT_FAILED, Message: text})
+		for _, w := range info.Warnings {
+			r.Warnings = append(r.Warnings, &cairnv1.Warning{Reason: warningReason(w.Kind), Message: w.Text})
 		}
 	})
 	pr, err := j.measure(ctx, snap)

@@ -58,3 +58,22 @@ func problem(err error) *cairnv1.Problem {
 	}
 	return p
 }
+
+// warningReason is the published reason of a source's warning.
+func warningReason(k source.WarningKind) cairnv1.ErrorReason {
+	switch k {
+	case source.WarnAgent:
+		return cairnv1.ErrorReason_ERROR_REASON_GUEST_AGENT_UNAVAILABLE
+	case source.WarnFreeze:
+		return cairnv1.ErrorReason_ERROR_REASON_FREEZE_FAILED
+	case source.WarnVSS:
+		return cairnv1.ErrorReason_ERROR_REASON_VSS_WRITER_FAILED
+	case source.WarnGuest:
+		return cairnv1.ErrorReason_ERROR_REASON_GUEST_UNSUPPORTED
+	case source.WarnMachineState:
+		return cairnv1.ErrorReason_ERROR_REASON_MACHINE_STATE
+	case source.WarnTracking:
+		return cairnv1.ErrorReason_ERROR_REASON_CHANGE_TRACKING_RESET
+	}
+	return cairnv1.ErrorReason_ERROR_REASON_SNAPSHOT_FAILED
+}

@@ -57,6 +57,7 @@ func openQEMU(ctx context.Context, d Disk, l *layer) (_ *qemuDisk, err error) {
 
 func (q *qemuDisk) Info() Disk        { return q.disk }
 func (q *qemuDisk) Incremental() bool { return false }
+func (q *qemuDisk) Distrust()         {}
 
 // ReadAt implements io.ReaderAt.
 func (q *qemuDisk) ReadAt(p []byte, off int64) (int, error) {

@@ -31,6 +31,7 @@ func openRaw(ctx context.Context, d Disk, path string) (*rawDisk, error) {
 
 func (d *rawDisk) Info() Disk        { return d.disk }
 func (d *rawDisk) Incremental() bool { return false }
+func (d *rawDisk) Distrust()         {}
 
 // Close implements SnapshotDisk.
 func (d *rawDisk) Close() error {

@@ -79,8 +79,8 @@ func (snap *imageSnapshot) open(ctx context.Context, d Disk, im *image) (Snapsho
 	case im.chain.format != "raw":
 		return openQEMU(ctx, d, im.chain)
 	case im.running:
-		snap.info.Warnings = append(snap.info.Warnings, fmt.Sprintf(
-			"disk %s: a running VM has %s open for writing, so the copy may mix moments; a raw image is only read safely while its VM is off", d.Target, d.Path))
+		snap.info.Warnings = append(snap.info.Warnings, Warning{WarnSnapshot, fmt.Sprintf(
+			"disk %s: a running VM has %s open for writing, so the copy may mix moments; a raw image is only read safely while its VM is off", d.Target, d.Path)})
 	}
 	return openRaw(ctx, d, im.path)
 }

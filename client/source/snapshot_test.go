@@ -169,8 +169,8 @@ func TestInUse(t *testing.T) {
 	if err != nil || len(m) != 2 || m[0].State != StateRunning || m[1].State != StateRunning || m[0].Problem+m[1].Problem != "" {
 		t.Errorf("machines %+v, %v", m, err)
 	}
-	if w := snapshot(t, s, "a").Info().Warnings; len(w) != 1 || !strings.Contains(w[0], "may mix moments") {
-		t.Errorf("warnings %q", w)
+	if w := snapshot(t, s, "a").Info().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "may mix moments") {
+		t.Errorf("warnings %v", w)
 	}
 	if _, err := s.Snapshot(t.Context(), "b", SnapshotOptions{}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "b.qcow2") {
 		t.Errorf("snapshot: %v", err)

@@ -30,7 +30,8 @@ type Source interface {
 	// is needed all the same.
 	//
 	// Errors: ErrMachineNotFound, ErrUnusable, ErrInUse, ErrCorrupt,
-	// ErrToolMissing.
+	// ErrToolMissing, ErrMachineState, ErrHypervisor, ErrSnapshotSpace,
+	// *ConsistencyError.
 	Snapshot(ctx context.Context, machineID string, o SnapshotOptions) (Snapshot, error)
 }
 
@@ -41,7 +42,11 @@ type Machine struct {
 	ID string
 	// Title is the machine's name as its owner wrote it.
 	Title string
-	State State
+	// HypervisorID is the identity that the hypervisor gives it (a UUID), or "".
+	HypervisorID string
+	State        State
+	// Agent says whether the agent inside the guest can be reached.
+	Agent AgentState
 	// GuestOS is what is known of the guest's system ("Debian GNU/Linux 12"),
 	// or "".
 	GuestOS string
@@ -79,6 +84,7 @@ const (
 	StateRunning
 	StatePaused
 	StateStopped
+	StateCrashed // it stands still after a fault of the guest or of its storage
 )
 
 func (s State) String() string {
@@ -91,9 +97,21 @@ func (s State) String() string {
 		return "paused"
 	case StateStopped:
 		return "stopped"
+	case StateCrashed:
+		return "crashed"
 	}
 	return fmt.Sprintf("State(%d)", int(s))
 }
+
+// AgentState says whether the agent inside a guest can be reached.
+type AgentState int
+
+const (
+	AgentUnknown       AgentState = iota // not asked: an image, or the machine is off
+	AgentNotConfigured                   // the machine has no channel for one
+	AgentConnected
+	AgentUnreachable
+)
 
 // Consistency is what a snapshot's disks can be trusted to hold.
 type Consistency int
@@ -128,8 +146,16 @@ type SnapshotOptions struct {
 	// Since is the SnapshotInfo.Checkpoint of an earlier snapshot that was
 	// kept: a source that tracks changed blocks then limits Extents to what
 	// changed since. "" asks for everything. A source that cannot honour it
-	// gives everything and says so by SnapshotDisk.Incremental.
+	// gives everything, says so by SnapshotDisk.Incremental, and why by a
+	// Warning.
 	Since string
+	// Continues tells that there is an earlier snapshot on which the caller
+	// builds, whether it has a checkpoint or not. Without one, that everything
+	// has to be read is no news.
+	Continues bool
+	// Minimum is the consistency below which the snapshot is not to be taken:
+	// the answer is then a *ConsistencyError.
+	Minimum Consistency
 }
 
 // Snapshot is a machine's disks at one moment.
@@ -169,17 +195,59 @@ type SnapshotInfo struct {
 	// FrozenFor is how long the guest's file systems stood still; 0 when they
 	// were not frozen.
 	FrozenFor time.Duration
-	// Warnings are sentences for the user: what is less good than it could be.
-	Warnings []string
+	// Warnings are for the user: what is less good than it could be.
+	Warnings []Warning
 	// Checkpoint names this moment for SnapshotOptions.Since, or is "" when the
 	// source does not track changes.
 	Checkpoint string
 	// Definition is the machine's configuration in the source's own form
-	// (libvirt: the domain's XML) and DefinitionKind names that form. Both are
-	// empty for image files.
+	// (libvirt: the domain's XML) and DefinitionKind names that form by a media
+	// type. Both are empty for image files.
 	Definition     []byte
 	DefinitionKind string
+	// StateFiles are the files beside its disks that the machine cannot do
+	// without, as they were at that moment.
+	StateFiles []StateFile
 }
+
+// StateFile is a small file that belongs to a machine: it is held in memory.
+type StateFile struct {
+	// Name tells the files of a machine apart and has the syntax of Disk.Target;
+	// it is none of the machine's disks' ("nvram", "tpm-0").
+	Name string
+	Kind StateKind
+	// Path is where the file is on the host.
+	Path string
+	Data []byte
+}
+
+// StateKind is what a StateFile is.
+type StateKind int
+
+const (
+	StateNVRAM StateKind = iota // variables of the UEFI firmware
+	StateTPM                    // a file of the emulated TPM's state
+)
+
+// Warning is something that went not quite as asked.
+type Warning struct {
+	Kind WarningKind
+	// Text is a sentence for the user, with the values concerned.
+	Text string
+}
+
+// WarningKind says what a Warning is about.
+type WarningKind int
+
+const (
+	WarnSnapshot     WarningKind = iota // anything else about the snapshot
+	WarnAgent                           // the guest agent does not answer
+	WarnFreeze                          // the guest's file systems would not freeze
+	WarnVSS                             // a VSS writer of the guest failed
+	WarnGuest                           // the guest's system is none of those supported
+	WarnMachineState                    // the machine is paused or has crashed
+	WarnTracking                        // changed blocks are not known: all is read
+)
 
 // SnapshotDisk is one disk of a snapshot. ReadAt and Extents may be called
 // from many goroutines at once.
@@ -194,6 +262,12 @@ type SnapshotDisk interface {
 	// Incremental tells whether Extents is limited to what changed since
 	// SnapshotOptions.Since.
 	Incremental() bool
+
+	// Distrust makes the disk a full one: from then on Incremental is false and
+	// Extents tells all that holds data. Called when the tracking of changes was
+	// caught with a mistake. It must not run together with Extents. On a full
+	// disk it does nothing.
+	Distrust()
 
 	// Extents calls fn with the disk's extents, ascending, not overlapping,
 	// not empty, aligned to nothing. An error of fn ends the walk and is
@@ -241,4 +315,55 @@ var (
 	ErrTargetExists = errors.New("target exists")
 	// ErrNoSpace: the file system cannot take what is to be written.
 	ErrNoSpace = errors.New("not enough space")
+	// ErrMachineState: the machine is in a state that does not allow it.
+	ErrMachineState = errors.New("machine is in the wrong state")
+	// ErrHypervisor: libvirtd, or a QEMU's monitor, does not answer.
+	ErrHypervisor = errors.New("hypervisor does not answer")
+	// ErrSnapshotSpace: the host has no room for what the guest overwrites while
+	// its snapshot is read.
+	ErrSnapshotSpace = errors.New("no space for the snapshot")
+	// ErrSnapshotLost: the snapshot does not exist any more: the machine was
+	// stopped or started, or somebody ended the hypervisor's backup job. A new
+	// snapshot can be taken.
+	ErrSnapshotLost = errors.New("snapshot is lost")
+	// ErrDisconnected: the connection to the snapshot broke. The snapshot may
+	// still be there: a later read connects anew.
+	ErrDisconnected = errors.New("connection to the snapshot broke")
+	// ErrRestoreUnsupported: the source, or the definition that was saved, does
+	// not allow this kind of restore.
+	ErrRestoreUnsupported = errors.New("restore is not possible this way")
 )
+
+// ConsistencyError says that a snapshot would be less consistent than was asked
+// for, and why.
+type ConsistencyError struct {
+	Reached, Wanted Consistency
+	// Causes are what kept it from being better; there may be none, when the
+	// machine is off.
+	Causes []Warning
+}
+
+func (e *ConsistencyError) Error() string {
+	text := fmt.Sprintf("the snapshot would be %s, %s is wanted", e.Reached, e.Wanted)
+	for i, c := range e.Causes {
+		if i == 0 {
+			text += ": "
+		} else {
+			text += "; "
+		}
+		text += c.Text
+	}
+	return text
+}
+
+// Cleaner is a Source whose snapshots can leave something behind on host and
+// guest when this process is killed: a frozen guest, a block job, scratch files,
+// a checkpoint.
+type Cleaner interface {
+	// CleanUp removes what an earlier process left, but not what another one that
+	// lives is still using. It thaws guests first. Of a checkpoint that was being
+	// made it asks committed whether a recovery point was made with it before
+	// that process died: then it stays. An error of committed leaves that
+	// checkpoint for the next time. CleanUp is called again until it returns nil.
+	CleanUp(ctx context.Context, committed func(ctx context.Context, machineID, checkpoint string) (bool, error)) error
+}

@@ -186,7 +186,11 @@ type UploadDisk struct {
 	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	Size   int64  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
 	// The format on the host, for the record.
-	SourceFormat  string `protobuf:"bytes,3,opt,name=source_format,json=sourceFormat,proto3" json:"source_format,omitempty"`
+	SourceFormat string `protobuf:"bytes,3,opt,name=source_format,json=sourceFormat,proto3" json:"source_format,omitempty"`
+	// What it is, and where the host keeps it, for the record. All but disks are
+	// the point's state_files.
+	Kind          DiskKind `protobuf:"varint,4,opt,name=kind,proto3,enum=cairn.v1.DiskKind" json:"kind,omitempty"`
+	Path          string   `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -238,6 +242,20 @@ func (x *UploadDisk) GetSize() int64 {
 func (x *UploadDisk) GetSourceFormat() string {
 	if x != nil {
 		return x.SourceFormat
+	}
+	return ""
+}
+
+func (x *UploadDisk) GetKind() DiskKind {
+	if x != nil {
+		return x.Kind
+	}
+	return DiskKind_DISK_KIND_UNSPECIFIED
+}
+
+func (x *UploadDisk) GetPath() string {
+	if x != nil {
+		return x.Path
 	}
 	return ""
 }
@@ -1015,7 +1033,9 @@ type CommitUploadRequest struct {
 	Warnings              []*Warning `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// If not empty: the root digests that the client computed, one per disk in
 	// the upload's order. A difference is an error.
-	RootDigests   [][]byte `protobuf:"bytes,9,rep,name=root_digests,json=rootDigests,proto3" json:"root_digests,omitempty"`
+	RootDigests [][]byte `protobuf:"bytes,9,rep,name=root_digests,json=rootDigests,proto3" json:"root_digests,omitempty"`
+	// RecoveryPoint.checkpoint.
+	Checkpoint    string `protobuf:"bytes,10,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1111,6 +1131,13 @@ func (x *CommitUploadRequest) GetRootDigests() [][]byte {
 		return x.RootDigests
 	}
 	return nil
+}
+
+func (x *CommitUploadRequest) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
 }
 
 type CommitUploadResponse struct {
@@ -1279,12 +1306,14 @@ const file_cairn_v1_block_service_proto_rawDesc = "" +
 	"\x05disks\x18\x04 \x03(\v2\x14.cairn.v1.UploadDiskR\x05disks\x12.\n" +
 	"\x13base_recovery_point\x18\x05 \x01(\tR\x11baseRecoveryPoint\x12!\n" +
 	"\fresume_token\x18\x06 \x01(\tR\vresumeToken\x12@\n" +
-	"\x0elease_duration\x18\a \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"]\n" +
+	"\x0elease_duration\x18\a \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\x99\x01\n" +
 	"\n" +
 	"UploadDisk\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12#\n" +
-	"\rsource_format\x18\x03 \x01(\tR\fsourceFormat\"\xb2\x01\n" +
+	"\rsource_format\x18\x03 \x01(\tR\fsourceFormat\x12&\n" +
+	"\x04kind\x18\x04 \x01(\x0e2\x12.cairn.v1.DiskKindR\x04kind\x12\x12\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path\"\xb2\x01\n" +
 	"\x14CreateUploadResponse\x12!\n" +
 	"\fupload_token\x18\x01 \x01(\tR\vuploadToken\x12F\n" +
 	"\x11lease_expire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0fleaseExpireTime\x12\x1d\n" +
@@ -1332,7 +1361,7 @@ const file_cairn_v1_block_service_proto_rawDesc = "" +
 	"\x14WriteDiskMapResponse\x12\x1f\n" +
 	"\vroot_digest\x18\x01 \x01(\fR\n" +
 	"rootDigest\x12%\n" +
-	"\x0echanged_blocks\x18\x02 \x01(\x03R\rchangedBlocks\"\xb0\x03\n" +
+	"\x0echanged_blocks\x18\x02 \x01(\x03R\rchangedBlocks\"\xd0\x03\n" +
 	"\x13CommitUploadRequest\x12!\n" +
 	"\fupload_token\x18\x01 \x01(\tR\vuploadToken\x12?\n" +
 	"\rsnapshot_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\fsnapshotTime\x12<\n" +
@@ -1342,7 +1371,11 @@ const file_cairn_v1_block_service_proto_rawDesc = "" +
 	"\x12machine_definition\x18\x06 \x01(\fR\x11machineDefinition\x126\n" +
 	"\x17machine_definition_type\x18\a \x01(\tR\x15machineDefinitionType\x12-\n" +
 	"\bwarnings\x18\b \x03(\v2\x11.cairn.v1.WarningR\bwarnings\x12!\n" +
-	"\froot_digests\x18\t \x03(\fR\vrootDigests\"V\n" +
+	"\froot_digests\x18\t \x03(\fR\vrootDigests\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\n" +
+	" \x01(\tR\n" +
+	"checkpoint\"V\n" +
 	"\x14CommitUploadResponse\x12>\n" +
 	"\x0erecovery_point\x18\x01 \x01(\v2\x17.cairn.v1.RecoveryPointR\rrecoveryPoint\"}\n" +
 	"\x11ReadBlocksRequest\x12%\n" +
@@ -1403,45 +1436,47 @@ var file_cairn_v1_block_service_proto_goTypes = []any{
 	(*ReadBlocksRequest)(nil),     // 19: cairn.v1.ReadBlocksRequest
 	(*ReadBlocksResponse)(nil),    // 20: cairn.v1.ReadBlocksResponse
 	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(ConsistencyClass)(0),         // 23: cairn.v1.ConsistencyClass
-	(*Warning)(nil),               // 24: cairn.v1.Warning
-	(*RecoveryPoint)(nil),         // 25: cairn.v1.RecoveryPoint
+	(DiskKind)(0),                 // 22: cairn.v1.DiskKind
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(ConsistencyClass)(0),         // 24: cairn.v1.ConsistencyClass
+	(*Warning)(nil),               // 25: cairn.v1.Warning
+	(*RecoveryPoint)(nil),         // 26: cairn.v1.RecoveryPoint
 }
 var file_cairn_v1_block_service_proto_depIdxs = []int32{
 	2,  // 0: cairn.v1.CreateUploadRequest.disks:type_name -> cairn.v1.UploadDisk
 	21, // 1: cairn.v1.CreateUploadRequest.lease_duration:type_name -> google.protobuf.Duration
-	22, // 2: cairn.v1.CreateUploadResponse.lease_expire_time:type_name -> google.protobuf.Timestamp
-	22, // 3: cairn.v1.RenewUploadResponse.lease_expire_time:type_name -> google.protobuf.Timestamp
-	11, // 4: cairn.v1.UploadBlocksRequest.blocks:type_name -> cairn.v1.Block
-	14, // 5: cairn.v1.WriteDiskMapRequest.header:type_name -> cairn.v1.DiskMapHeader
-	15, // 6: cairn.v1.WriteDiskMapRequest.runs:type_name -> cairn.v1.DiskMapRun
-	22, // 7: cairn.v1.CommitUploadRequest.snapshot_time:type_name -> google.protobuf.Timestamp
-	23, // 8: cairn.v1.CommitUploadRequest.consistency:type_name -> cairn.v1.ConsistencyClass
-	24, // 9: cairn.v1.CommitUploadRequest.warnings:type_name -> cairn.v1.Warning
-	25, // 10: cairn.v1.CommitUploadResponse.recovery_point:type_name -> cairn.v1.RecoveryPoint
-	0,  // 11: cairn.v1.ReadBlocksRequest.form:type_name -> cairn.v1.BlockForm
-	1,  // 12: cairn.v1.BlockService.CreateUpload:input_type -> cairn.v1.CreateUploadRequest
-	4,  // 13: cairn.v1.BlockService.RenewUpload:input_type -> cairn.v1.RenewUploadRequest
-	6,  // 14: cairn.v1.BlockService.AbortUpload:input_type -> cairn.v1.AbortUploadRequest
-	8,  // 15: cairn.v1.BlockService.FindMissing:input_type -> cairn.v1.FindMissingRequest
-	10, // 16: cairn.v1.BlockService.UploadBlocks:input_type -> cairn.v1.UploadBlocksRequest
-	13, // 17: cairn.v1.BlockService.WriteDiskMap:input_type -> cairn.v1.WriteDiskMapRequest
-	17, // 18: cairn.v1.BlockService.CommitUpload:input_type -> cairn.v1.CommitUploadRequest
-	19, // 19: cairn.v1.BlockService.ReadBlocks:input_type -> cairn.v1.ReadBlocksRequest
-	3,  // 20: cairn.v1.BlockService.CreateUpload:output_type -> cairn.v1.CreateUploadResponse
-	5,  // 21: cairn.v1.BlockService.RenewUpload:output_type -> cairn.v1.RenewUploadResponse
-	7,  // 22: cairn.v1.BlockService.AbortUpload:output_type -> cairn.v1.AbortUploadResponse
-	9,  // 23: cairn.v1.BlockService.FindMissing:output_type -> cairn.v1.FindMissingResponse
-	12, // 24: cairn.v1.BlockService.UploadBlocks:output_type -> cairn.v1.UploadBlocksResponse
-	16, // 25: cairn.v1.BlockService.WriteDiskMap:output_type -> cairn.v1.WriteDiskMapResponse
-	18, // 26: cairn.v1.BlockService.CommitUpload:output_type -> cairn.v1.CommitUploadResponse
-	20, // 27: cairn.v1.BlockService.ReadBlocks:output_type -> cairn.v1.ReadBlocksResponse
-	20, // [20:28] is the sub-list for method output_type
-	12, // [12:20] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	22, // 2: cairn.v1.UploadDisk.kind:type_name -> cairn.v1.DiskKind
+	23, // 3: cairn.v1.CreateUploadResponse.lease_expire_time:type_name -> google.protobuf.Timestamp
+	23, // 4: cairn.v1.RenewUploadResponse.lease_expire_time:type_name -> google.protobuf.Timestamp
+	11, // 5: cairn.v1.UploadBlocksRequest.blocks:type_name -> cairn.v1.Block
+	14, // 6: cairn.v1.WriteDiskMapRequest.header:type_name -> cairn.v1.DiskMapHeader
+	15, // 7: cairn.v1.WriteDiskMapRequest.runs:type_name -> cairn.v1.DiskMapRun
+	23, // 8: cairn.v1.CommitUploadRequest.snapshot_time:type_name -> google.protobuf.Timestamp
+	24, // 9: cairn.v1.CommitUploadRequest.consistency:type_name -> cairn.v1.ConsistencyClass
+	25, // 10: cairn.v1.CommitUploadRequest.warnings:type_name -> cairn.v1.Warning
+	26, // 11: cairn.v1.CommitUploadResponse.recovery_point:type_name -> cairn.v1.RecoveryPoint
+	0,  // 12: cairn.v1.ReadBlocksRequest.form:type_name -> cairn.v1.BlockForm
+	1,  // 13: cairn.v1.BlockService.CreateUpload:input_type -> cairn.v1.CreateUploadRequest
+	4,  // 14: cairn.v1.BlockService.RenewUpload:input_type -> cairn.v1.RenewUploadRequest
+	6,  // 15: cairn.v1.BlockService.AbortUpload:input_type -> cairn.v1.AbortUploadRequest
+	8,  // 16: cairn.v1.BlockService.FindMissing:input_type -> cairn.v1.FindMissingRequest
+	10, // 17: cairn.v1.BlockService.UploadBlocks:input_type -> cairn.v1.UploadBlocksRequest
+	13, // 18: cairn.v1.BlockService.WriteDiskMap:input_type -> cairn.v1.WriteDiskMapRequest
+	17, // 19: cairn.v1.BlockService.CommitUpload:input_type -> cairn.v1.CommitUploadRequest
+	19, // 20: cairn.v1.BlockService.ReadBlocks:input_type -> cairn.v1.ReadBlocksRequest
+	3,  // 21: cairn.v1.BlockService.CreateUpload:output_type -> cairn.v1.CreateUploadResponse
+	5,  // 22: cairn.v1.BlockService.RenewUpload:output_type -> cairn.v1.RenewUploadResponse
+	7,  // 23: cairn.v1.BlockService.AbortUpload:output_type -> cairn.v1.AbortUploadResponse
+	9,  // 24: cairn.v1.BlockService.FindMissing:output_type -> cairn.v1.FindMissingResponse
+	12, // 25: cairn.v1.BlockService.UploadBlocks:output_type -> cairn.v1.UploadBlocksResponse
+	16, // 26: cairn.v1.BlockService.WriteDiskMap:output_type -> cairn.v1.WriteDiskMapResponse
+	18, // 27: cairn.v1.BlockService.CommitUpload:output_type -> cairn.v1.CommitUploadResponse
+	20, // 28: cairn.v1.BlockService.ReadBlocks:output_type -> cairn.v1.ReadBlocksResponse
+	21, // [21:29] is the sub-list for method output_type
+	13, // [13:21] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_cairn_v1_block_service_proto_init() }

@@ -1453,6 +1453,7 @@ type JobAssignment struct {
 	// Types that are valid to be assigned to Work:
 	//
 	//	*JobAssignment_Backup
+	//	*JobAssignment_Restore
 	Work          isJobAssignment_Work `protobuf_oneof:"work"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1525,6 +1526,15 @@ func (x *JobAssignment) GetBackup() *BackupWork {
 	return nil
 }
 
+func (x *JobAssignment) GetRestore() *RestoreWork {
+	if x != nil {
+		if x, ok := x.Work.(*JobAssignment_Restore); ok {
+			return x.Restore
+		}
+	}
+	return nil
+}
+
 type isJobAssignment_Work interface {
 	isJobAssignment_Work()
 }
@@ -1533,7 +1543,13 @@ type JobAssignment_Backup struct {
 	Backup *BackupWork `protobuf:"bytes,4,opt,name=backup,proto3,oneof"`
 }
 
+type JobAssignment_Restore struct {
+	Restore *RestoreWork `protobuf:"bytes,5,opt,name=restore,proto3,oneof"`
+}
+
 func (*JobAssignment_Backup) isJobAssignment_Work() {}
+
+func (*JobAssignment_Restore) isJobAssignment_Work() {}
 
 // BackupWork describes a backup to an agent.
 type BackupWork struct {
@@ -1546,7 +1562,8 @@ type BackupWork struct {
 	// Block size of the vault in bytes.
 	BlockSize int32 `protobuf:"varint,4,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
 	// The newest committed point of the item, to build on; empty for the first.
-	BaseRecoveryPoint  string           `protobuf:"bytes,5,opt,name=base_recovery_point,json=baseRecoveryPoint,proto3" json:"base_recovery_point,omitempty"`
+	BaseRecoveryPoint string `protobuf:"bytes,5,opt,name=base_recovery_point,json=baseRecoveryPoint,proto3" json:"base_recovery_point,omitempty"`
+	// The more demanding one of what policy and item want.
 	MinimumConsistency ConsistencyClass `protobuf:"varint,6,opt,name=minimum_consistency,json=minimumConsistency,proto3,enum=cairn.v1.ConsistencyClass" json:"minimum_consistency,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -1624,6 +1641,133 @@ func (x *BackupWork) GetMinimumConsistency() ConsistencyClass {
 	return ConsistencyClass_CONSISTENCY_CLASS_UNSPECIFIED
 }
 
+// RestoreWork describes a restore to an agent.
+type RestoreWork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The point to restore.
+	RecoveryPoint string `protobuf:"bytes,1,opt,name=recovery_point,json=recoveryPoint,proto3" json:"recovery_point,omitempty"`
+	// The machine that the point is of; it need not exist any more.
+	Machine string `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`
+	// Types that are valid to be assigned to Target:
+	//
+	//	*RestoreWork_NewMachine
+	//	*RestoreWork_Disks
+	//	*RestoreWork_InPlace
+	Target isRestoreWork_Target `protobuf_oneof:"target"`
+	// With in_place: how to make the safety point. Its upload belongs to the
+	// restore's job.
+	SafetyBackup  *BackupWork `protobuf:"bytes,6,opt,name=safety_backup,json=safetyBackup,proto3" json:"safety_backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreWork) Reset() {
+	*x = RestoreWork{}
+	mi := &file_cairn_v1_host_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreWork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreWork) ProtoMessage() {}
+
+func (x *RestoreWork) ProtoReflect() protoreflect.Message {
+	mi := &file_cairn_v1_host_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreWork.ProtoReflect.Descriptor instead.
+func (*RestoreWork) Descriptor() ([]byte, []int) {
+	return file_cairn_v1_host_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RestoreWork) GetRecoveryPoint() string {
+	if x != nil {
+		return x.RecoveryPoint
+	}
+	return ""
+}
+
+func (x *RestoreWork) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *RestoreWork) GetTarget() isRestoreWork_Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *RestoreWork) GetNewMachine() *RestoreNewMachine {
+	if x != nil {
+		if x, ok := x.Target.(*RestoreWork_NewMachine); ok {
+			return x.NewMachine
+		}
+	}
+	return nil
+}
+
+func (x *RestoreWork) GetDisks() *RestoreDisks {
+	if x != nil {
+		if x, ok := x.Target.(*RestoreWork_Disks); ok {
+			return x.Disks
+		}
+	}
+	return nil
+}
+
+func (x *RestoreWork) GetInPlace() *RestoreInPlace {
+	if x != nil {
+		if x, ok := x.Target.(*RestoreWork_InPlace); ok {
+			return x.InPlace
+		}
+	}
+	return nil
+}
+
+func (x *RestoreWork) GetSafetyBackup() *BackupWork {
+	if x != nil {
+		return x.SafetyBackup
+	}
+	return nil
+}
+
+type isRestoreWork_Target interface {
+	isRestoreWork_Target()
+}
+
+type RestoreWork_NewMachine struct {
+	NewMachine *RestoreNewMachine `protobuf:"bytes,3,opt,name=new_machine,json=newMachine,proto3,oneof"`
+}
+
+type RestoreWork_Disks struct {
+	Disks *RestoreDisks `protobuf:"bytes,4,opt,name=disks,proto3,oneof"`
+}
+
+type RestoreWork_InPlace struct {
+	InPlace *RestoreInPlace `protobuf:"bytes,5,opt,name=in_place,json=inPlace,proto3,oneof"`
+}
+
+func (*RestoreWork_NewMachine) isRestoreWork_Target() {}
+
+func (*RestoreWork_Disks) isRestoreWork_Target() {}
+
+func (*RestoreWork_InPlace) isRestoreWork_Target() {}
+
 type ReportJobRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Job        string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -1636,14 +1780,16 @@ type ReportJobRequest struct {
 	Stats *JobStats  `protobuf:"bytes,5,opt,name=stats,proto3" json:"stats,omitempty"`
 	Error *Problem   `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
 	// All warnings so far.
-	Warnings      []*Warning `protobuf:"bytes,7,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []*Warning `protobuf:"bytes,7,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// What came of it, for a person; see Job.outcome.
+	Outcome       string `protobuf:"bytes,8,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportJobRequest) Reset() {
 	*x = ReportJobRequest{}
-	mi := &file_cairn_v1_host_service_proto_msgTypes[23]
+	mi := &file_cairn_v1_host_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1801,7 @@ func (x *ReportJobRequest) String() string {
 func (*ReportJobRequest) ProtoMessage() {}
 
 func (x *ReportJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cairn_v1_host_service_proto_msgTypes[23]
+	mi := &file_cairn_v1_host_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1814,7 @@ func (x *ReportJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportJobRequest.ProtoReflect.Descriptor instead.
 func (*ReportJobRequest) Descriptor() ([]byte, []int) {
-	return file_cairn_v1_host_service_proto_rawDescGZIP(), []int{23}
+	return file_cairn_v1_host_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportJobRequest) GetJob() string {
@@ -1720,6 +1866,13 @@ func (x *ReportJobRequest) GetWarnings() []*Warning {
 	return nil
 }
 
+func (x *ReportJobRequest) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
 type ReportJobResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// True when the job is to stop.
@@ -1731,7 +1884,7 @@ type ReportJobResponse struct {
 
 func (x *ReportJobResponse) Reset() {
 	*x = ReportJobResponse{}
-	mi := &file_cairn_v1_host_service_proto_msgTypes[24]
+	mi := &file_cairn_v1_host_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +1896,7 @@ func (x *ReportJobResponse) String() string {
 func (*ReportJobResponse) ProtoMessage() {}
 
 func (x *ReportJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cairn_v1_host_service_proto_msgTypes[24]
+	mi := &file_cairn_v1_host_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +1909,7 @@ func (x *ReportJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportJobResponse.ProtoReflect.Descriptor instead.
 func (*ReportJobResponse) Descriptor() ([]byte, []int) {
-	return file_cairn_v1_host_service_proto_rawDescGZIP(), []int{24}
+	return file_cairn_v1_host_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReportJobResponse) GetCancelRequested() bool {
@@ -1777,7 +1930,7 @@ var File_cairn_v1_host_service_proto protoreflect.FileDescriptor
 
 const file_cairn_v1_host_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcairn/v1/host_service.proto\x12\bcairn.v1\x1a\x1acairn/v1/job_service.proto\x1a\x14cairn/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x02\n" +
+	"\x1bcairn/v1/host_service.proto\x12\bcairn.v1\x1a\x1acairn/v1/job_service.proto\x1a%cairn/v1/recovery_point_service.proto\x1a\x14cairn/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x02\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x16\n" +
@@ -1860,13 +2013,14 @@ const file_cairn_v1_host_service_proto_rawDesc = "" +
 	"\x05event\"\v\n" +
 	"\tKeepAlive\"#\n" +
 	"\x0fJobCancellation\x12\x10\n" +
-	"\x03job\x18\x01 \x01(\tR\x03job\"\xd1\x01\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\"\x84\x02\n" +
 	"\rJobAssignment\x12\x1f\n" +
 	"\x03job\x18\x01 \x01(\v2\r.cairn.v1.JobR\x03job\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\tR\n" +
 	"leaseToken\x12F\n" +
 	"\x11lease_expire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0fleaseExpireTime\x12.\n" +
-	"\x06backup\x18\x04 \x01(\v2\x14.cairn.v1.BackupWorkH\x00R\x06backupB\x06\n" +
+	"\x06backup\x18\x04 \x01(\v2\x14.cairn.v1.BackupWorkH\x00R\x06backup\x121\n" +
+	"\arestore\x18\x05 \x01(\v2\x15.cairn.v1.RestoreWorkH\x00R\arestoreB\x06\n" +
 	"\x04work\"\x90\x02\n" +
 	"\n" +
 	"BackupWork\x12%\n" +
@@ -1876,7 +2030,16 @@ const file_cairn_v1_host_service_proto_rawDesc = "" +
 	"\n" +
 	"block_size\x18\x04 \x01(\x05R\tblockSize\x12.\n" +
 	"\x13base_recovery_point\x18\x05 \x01(\tR\x11baseRecoveryPoint\x12K\n" +
-	"\x13minimum_consistency\x18\x06 \x01(\x0e2\x1a.cairn.v1.ConsistencyClassR\x12minimumConsistency\"\x9a\x02\n" +
+	"\x13minimum_consistency\x18\x06 \x01(\x0e2\x1a.cairn.v1.ConsistencyClassR\x12minimumConsistency\"\xba\x02\n" +
+	"\vRestoreWork\x12%\n" +
+	"\x0erecovery_point\x18\x01 \x01(\tR\rrecoveryPoint\x12\x18\n" +
+	"\amachine\x18\x02 \x01(\tR\amachine\x12>\n" +
+	"\vnew_machine\x18\x03 \x01(\v2\x1b.cairn.v1.RestoreNewMachineH\x00R\n" +
+	"newMachine\x12.\n" +
+	"\x05disks\x18\x04 \x01(\v2\x16.cairn.v1.RestoreDisksH\x00R\x05disks\x125\n" +
+	"\bin_place\x18\x05 \x01(\v2\x18.cairn.v1.RestoreInPlaceH\x00R\ainPlace\x129\n" +
+	"\rsafety_backup\x18\x06 \x01(\v2\x14.cairn.v1.BackupWorkR\fsafetyBackupB\b\n" +
+	"\x06target\"\xb4\x02\n" +
 	"\x10ReportJobRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\tR\n" +
@@ -1885,7 +2048,8 @@ const file_cairn_v1_host_service_proto_rawDesc = "" +
 	"\x05tasks\x18\x04 \x03(\v2\x11.cairn.v1.JobTaskR\x05tasks\x12(\n" +
 	"\x05stats\x18\x05 \x01(\v2\x12.cairn.v1.JobStatsR\x05stats\x12'\n" +
 	"\x05error\x18\x06 \x01(\v2\x11.cairn.v1.ProblemR\x05error\x12-\n" +
-	"\bwarnings\x18\a \x03(\v2\x11.cairn.v1.WarningR\bwarnings\"\x86\x01\n" +
+	"\bwarnings\x18\a \x03(\v2\x11.cairn.v1.WarningR\bwarnings\x12\x18\n" +
+	"\aoutcome\x18\b \x01(\tR\aoutcome\"\x86\x01\n" +
 	"\x11ReportJobResponse\x12)\n" +
 	"\x10cancel_requested\x18\x01 \x01(\bR\x0fcancelRequested\x12F\n" +
 	"\x11lease_expire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0fleaseExpireTime*^\n" +
@@ -1932,7 +2096,7 @@ func file_cairn_v1_host_service_proto_rawDescGZIP() []byte {
 }
 
 var file_cairn_v1_host_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_cairn_v1_host_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_cairn_v1_host_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_cairn_v1_host_service_proto_goTypes = []any{
 	(HostState)(0),                 // 0: cairn.v1.HostState
 	(MachineState)(0),              // 1: cairn.v1.MachineState
@@ -1960,26 +2124,30 @@ var file_cairn_v1_host_service_proto_goTypes = []any{
 	(*JobCancellation)(nil),        // 23: cairn.v1.JobCancellation
 	(*JobAssignment)(nil),          // 24: cairn.v1.JobAssignment
 	(*BackupWork)(nil),             // 25: cairn.v1.BackupWork
-	(*ReportJobRequest)(nil),       // 26: cairn.v1.ReportJobRequest
-	(*ReportJobResponse)(nil),      // 27: cairn.v1.ReportJobResponse
-	(*timestamppb.Timestamp)(nil),  // 28: google.protobuf.Timestamp
-	(*Problem)(nil),                // 29: cairn.v1.Problem
-	(*Job)(nil),                    // 30: cairn.v1.Job
-	(ConsistencyClass)(0),          // 31: cairn.v1.ConsistencyClass
-	(JobState)(0),                  // 32: cairn.v1.JobState
-	(*JobTask)(nil),                // 33: cairn.v1.JobTask
-	(*JobStats)(nil),               // 34: cairn.v1.JobStats
-	(*Warning)(nil),                // 35: cairn.v1.Warning
+	(*RestoreWork)(nil),            // 26: cairn.v1.RestoreWork
+	(*ReportJobRequest)(nil),       // 27: cairn.v1.ReportJobRequest
+	(*ReportJobResponse)(nil),      // 28: cairn.v1.ReportJobResponse
+	(*timestamppb.Timestamp)(nil),  // 29: google.protobuf.Timestamp
+	(*Problem)(nil),                // 30: cairn.v1.Problem
+	(*Job)(nil),                    // 31: cairn.v1.Job
+	(ConsistencyClass)(0),          // 32: cairn.v1.ConsistencyClass
+	(*RestoreNewMachine)(nil),      // 33: cairn.v1.RestoreNewMachine
+	(*RestoreDisks)(nil),           // 34: cairn.v1.RestoreDisks
+	(*RestoreInPlace)(nil),         // 35: cairn.v1.RestoreInPlace
+	(JobState)(0),                  // 36: cairn.v1.JobState
+	(*JobTask)(nil),                // 37: cairn.v1.JobTask
+	(*JobStats)(nil),               // 38: cairn.v1.JobStats
+	(*Warning)(nil),                // 39: cairn.v1.Warning
 }
 var file_cairn_v1_host_service_proto_depIdxs = []int32{
 	0,  // 0: cairn.v1.Host.state:type_name -> cairn.v1.HostState
-	28, // 1: cairn.v1.Host.last_seen_time:type_name -> google.protobuf.Timestamp
-	28, // 2: cairn.v1.Host.create_time:type_name -> google.protobuf.Timestamp
+	29, // 1: cairn.v1.Host.last_seen_time:type_name -> google.protobuf.Timestamp
+	29, // 2: cairn.v1.Host.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 3: cairn.v1.Machine.state:type_name -> cairn.v1.MachineState
 	5,  // 4: cairn.v1.Machine.disks:type_name -> cairn.v1.MachineDisk
 	2,  // 5: cairn.v1.Machine.guest_agent:type_name -> cairn.v1.GuestAgentState
-	29, // 6: cairn.v1.Machine.problem:type_name -> cairn.v1.Problem
-	28, // 7: cairn.v1.Machine.last_seen_time:type_name -> google.protobuf.Timestamp
+	30, // 6: cairn.v1.Machine.problem:type_name -> cairn.v1.Problem
+	29, // 7: cairn.v1.Machine.last_seen_time:type_name -> google.protobuf.Timestamp
 	3,  // 8: cairn.v1.RegisterHostRequest.host:type_name -> cairn.v1.Host
 	3,  // 9: cairn.v1.RegisterHostResponse.host:type_name -> cairn.v1.Host
 	3,  // 10: cairn.v1.GetHostResponse.host:type_name -> cairn.v1.Host
@@ -1990,39 +2158,44 @@ var file_cairn_v1_host_service_proto_depIdxs = []int32{
 	24, // 15: cairn.v1.ClaimJobsResponse.assignment:type_name -> cairn.v1.JobAssignment
 	23, // 16: cairn.v1.ClaimJobsResponse.cancellation:type_name -> cairn.v1.JobCancellation
 	22, // 17: cairn.v1.ClaimJobsResponse.keep_alive:type_name -> cairn.v1.KeepAlive
-	30, // 18: cairn.v1.JobAssignment.job:type_name -> cairn.v1.Job
-	28, // 19: cairn.v1.JobAssignment.lease_expire_time:type_name -> google.protobuf.Timestamp
+	31, // 18: cairn.v1.JobAssignment.job:type_name -> cairn.v1.Job
+	29, // 19: cairn.v1.JobAssignment.lease_expire_time:type_name -> google.protobuf.Timestamp
 	25, // 20: cairn.v1.JobAssignment.backup:type_name -> cairn.v1.BackupWork
-	31, // 21: cairn.v1.BackupWork.minimum_consistency:type_name -> cairn.v1.ConsistencyClass
-	32, // 22: cairn.v1.ReportJobRequest.state:type_name -> cairn.v1.JobState
-	33, // 23: cairn.v1.ReportJobRequest.tasks:type_name -> cairn.v1.JobTask
-	34, // 24: cairn.v1.ReportJobRequest.stats:type_name -> cairn.v1.JobStats
-	29, // 25: cairn.v1.ReportJobRequest.error:type_name -> cairn.v1.Problem
-	35, // 26: cairn.v1.ReportJobRequest.warnings:type_name -> cairn.v1.Warning
-	28, // 27: cairn.v1.ReportJobResponse.lease_expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 28: cairn.v1.HostService.RegisterHost:input_type -> cairn.v1.RegisterHostRequest
-	8,  // 29: cairn.v1.HostService.GetHost:input_type -> cairn.v1.GetHostRequest
-	10, // 30: cairn.v1.HostService.ListHosts:input_type -> cairn.v1.ListHostsRequest
-	12, // 31: cairn.v1.HostService.DeleteHost:input_type -> cairn.v1.DeleteHostRequest
-	14, // 32: cairn.v1.HostService.GetMachine:input_type -> cairn.v1.GetMachineRequest
-	16, // 33: cairn.v1.HostService.ListMachines:input_type -> cairn.v1.ListMachinesRequest
-	18, // 34: cairn.v1.HostService.ReportMachines:input_type -> cairn.v1.ReportMachinesRequest
-	20, // 35: cairn.v1.HostService.ClaimJobs:input_type -> cairn.v1.ClaimJobsRequest
-	26, // 36: cairn.v1.HostService.ReportJob:input_type -> cairn.v1.ReportJobRequest
-	7,  // 37: cairn.v1.HostService.RegisterHost:output_type -> cairn.v1.RegisterHostResponse
-	9,  // 38: cairn.v1.HostService.GetHost:output_type -> cairn.v1.GetHostResponse
-	11, // 39: cairn.v1.HostService.ListHosts:output_type -> cairn.v1.ListHostsResponse
-	13, // 40: cairn.v1.HostService.DeleteHost:output_type -> cairn.v1.DeleteHostResponse
-	15, // 41: cairn.v1.HostService.GetMachine:output_type -> cairn.v1.GetMachineResponse
-	17, // 42: cairn.v1.HostService.ListMachines:output_type -> cairn.v1.ListMachinesResponse
-	19, // 43: cairn.v1.HostService.ReportMachines:output_type -> cairn.v1.ReportMachinesResponse
-	21, // 44: cairn.v1.HostService.ClaimJobs:output_type -> cairn.v1.ClaimJobsResponse
-	27, // 45: cairn.v1.HostService.ReportJob:output_type -> cairn.v1.ReportJobResponse
-	37, // [37:46] is the sub-list for method output_type
-	28, // [28:37] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	26, // 21: cairn.v1.JobAssignment.restore:type_name -> cairn.v1.RestoreWork
+	32, // 22: cairn.v1.BackupWork.minimum_consistency:type_name -> cairn.v1.ConsistencyClass
+	33, // 23: cairn.v1.RestoreWork.new_machine:type_name -> cairn.v1.RestoreNewMachine
+	34, // 24: cairn.v1.RestoreWork.disks:type_name -> cairn.v1.RestoreDisks
+	35, // 25: cairn.v1.RestoreWork.in_place:type_name -> cairn.v1.RestoreInPlace
+	25, // 26: cairn.v1.RestoreWork.safety_backup:type_name -> cairn.v1.BackupWork
+	36, // 27: cairn.v1.ReportJobRequest.state:type_name -> cairn.v1.JobState
+	37, // 28: cairn.v1.ReportJobRequest.tasks:type_name -> cairn.v1.JobTask
+	38, // 29: cairn.v1.ReportJobRequest.stats:type_name -> cairn.v1.JobStats
+	30, // 30: cairn.v1.ReportJobRequest.error:type_name -> cairn.v1.Problem
+	39, // 31: cairn.v1.ReportJobRequest.warnings:type_name -> cairn.v1.Warning
+	29, // 32: cairn.v1.ReportJobResponse.lease_expire_time:type_name -> google.protobuf.Timestamp
+	6,  // 33: cairn.v1.HostService.RegisterHost:input_type -> cairn.v1.RegisterHostRequest
+	8,  // 34: cairn.v1.HostService.GetHost:input_type -> cairn.v1.GetHostRequest
+	10, // 35: cairn.v1.HostService.ListHosts:input_type -> cairn.v1.ListHostsRequest
+	12, // 36: cairn.v1.HostService.DeleteHost:input_type -> cairn.v1.DeleteHostRequest
+	14, // 37: cairn.v1.HostService.GetMachine:input_type -> cairn.v1.GetMachineRequest
+	16, // 38: cairn.v1.HostService.ListMachines:input_type -> cairn.v1.ListMachinesRequest
+	18, // 39: cairn.v1.HostService.ReportMachines:input_type -> cairn.v1.ReportMachinesRequest
+	20, // 40: cairn.v1.HostService.ClaimJobs:input_type -> cairn.v1.ClaimJobsRequest
+	27, // 41: cairn.v1.HostService.ReportJob:input_type -> cairn.v1.ReportJobRequest
+	7,  // 42: cairn.v1.HostService.RegisterHost:output_type -> cairn.v1.RegisterHostResponse
+	9,  // 43: cairn.v1.HostService.GetHost:output_type -> cairn.v1.GetHostResponse
+	11, // 44: cairn.v1.HostService.ListHosts:output_type -> cairn.v1.ListHostsResponse
+	13, // 45: cairn.v1.HostService.DeleteHost:output_type -> cairn.v1.DeleteHostResponse
+	15, // 46: cairn.v1.HostService.GetMachine:output_type -> cairn.v1.GetMachineResponse
+	17, // 47: cairn.v1.HostService.ListMachines:output_type -> cairn.v1.ListMachinesResponse
+	19, // 48: cairn.v1.HostService.ReportMachines:output_type -> cairn.v1.ReportMachinesResponse
+	21, // 49: cairn.v1.HostService.ClaimJobs:output_type -> cairn.v1.ClaimJobsResponse
+	28, // 50: cairn.v1.HostService.ReportJob:output_type -> cairn.v1.ReportJobResponse
+	42, // [42:51] is the sub-list for method output_type
+	33, // [33:42] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_cairn_v1_host_service_proto_init() }
@@ -2031,6 +2204,7 @@ func file_cairn_v1_host_service_proto_init() {
 		return
 	}
 	file_cairn_v1_job_service_proto_init()
+	file_cairn_v1_recovery_point_service_proto_init()
 	file_cairn_v1_types_proto_init()
 	file_cairn_v1_host_service_proto_msgTypes[18].OneofWrappers = []any{
 		(*ClaimJobsResponse_Assignment)(nil),
@@ -2039,6 +2213,12 @@ func file_cairn_v1_host_service_proto_init() {
 	}
 	file_cairn_v1_host_service_proto_msgTypes[21].OneofWrappers = []any{
 		(*JobAssignment_Backup)(nil),
+		(*JobAssignment_Restore)(nil),
+	}
+	file_cairn_v1_host_service_proto_msgTypes[23].OneofWrappers = []any{
+		(*RestoreWork_NewMachine)(nil),
+		(*RestoreWork_Disks)(nil),
+		(*RestoreWork_InPlace)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2046,7 +2226,7 @@ func file_cairn_v1_host_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cairn_v1_host_service_proto_rawDesc), len(file_cairn_v1_host_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

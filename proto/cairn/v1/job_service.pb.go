@@ -260,7 +260,9 @@ type Job struct {
 	// True when a schedule started the job, false when a person or program did.
 	Scheduled bool `protobuf:"varint,18,opt,name=scheduled,proto3" json:"scheduled,omitempty"`
 	// The revision of the last change to this job; see WatchJobs.
-	Revision      int64 `protobuf:"varint,19,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,19,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What came of it, for a person: "machine web1-copy is defined".
+	Outcome       string `protobuf:"bytes,20,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +430,13 @@ func (x *Job) GetRevision() int64 {
 	return 0
 }
 
+func (x *Job) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
 // JobTask is a step of a job.
 type JobTask struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -545,7 +554,12 @@ type JobStats struct {
 	// How long the guest was frozen.
 	Frozen *durationpb.Duration `protobuf:"bytes,8,opt,name=frozen,proto3" json:"frozen,omitempty"`
 	// Of a verification: blocks that are damaged or missing.
-	BadBlocks     int64 `protobuf:"varint,9,opt,name=bad_blocks,json=badBlocks,proto3" json:"bad_blocks,omitempty"`
+	BadBlocks int64 `protobuf:"varint,9,opt,name=bad_blocks,json=badBlocks,proto3" json:"bad_blocks,omitempty"`
+	// Bytes that changed-block tracking says have changed; 0 when it was not used.
+	TrackedBytes int64 `protobuf:"varint,10,opt,name=tracked_bytes,json=trackedBytes,proto3" json:"tracked_bytes,omitempty"`
+	// Bytes of allegedly unchanged blocks that were read again, to prove the
+	// tracking; part of read_bytes.
+	SampledBytes  int64 `protobuf:"varint,11,opt,name=sampled_bytes,json=sampledBytes,proto3" json:"sampled_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -639,6 +653,20 @@ func (x *JobStats) GetFrozen() *durationpb.Duration {
 func (x *JobStats) GetBadBlocks() int64 {
 	if x != nil {
 		return x.BadBlocks
+	}
+	return 0
+}
+
+func (x *JobStats) GetTrackedBytes() int64 {
+	if x != nil {
+		return x.TrackedBytes
+	}
+	return 0
+}
+
+func (x *JobStats) GetSampledBytes() int64 {
+	if x != nil {
+		return x.SampledBytes
 	}
 	return 0
 }
@@ -1241,7 +1269,7 @@ var File_cairn_v1_job_service_proto protoreflect.FileDescriptor
 
 const file_cairn_v1_job_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1acairn/v1/job_service.proto\x12\bcairn.v1\x1a\x14cairn/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x06\n" +
+	"\x1acairn/v1/job_service.proto\x12\bcairn.v1\x1a\x14cairn/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x06\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x124\n" +
@@ -1264,7 +1292,8 @@ const file_cairn_v1_job_service_proto_rawDesc = "" +
 	"\fretain_until\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\vretainUntil\x12\x19\n" +
 	"\bretry_of\x18\x11 \x01(\tR\aretryOf\x12\x1c\n" +
 	"\tscheduled\x18\x12 \x01(\bR\tscheduled\x12\x1a\n" +
-	"\brevision\x18\x13 \x01(\x03R\brevision\"\x93\x02\n" +
+	"\brevision\x18\x13 \x01(\x03R\brevision\x12\x18\n" +
+	"\aoutcome\x18\x14 \x01(\tR\aoutcome\"\x93\x02\n" +
 	"\aJobTask\x12\x14\n" +
 	"\x05title\x18\x01 \x01(\tR\x05title\x12(\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x12.cairn.v1.JobStateR\x05state\x129\n" +
@@ -1275,7 +1304,7 @@ const file_cairn_v1_job_service_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"done_bytes\x18\x06 \x01(\x03R\tdoneBytes\x12\x16\n" +
-	"\x06detail\x18\a \x01(\tR\x06detail\"\xc5\x02\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\"\x8f\x03\n" +
 	"\bJobStats\x12\x1d\n" +
 	"\n" +
 	"disk_bytes\x18\x01 \x01(\x03R\tdiskBytes\x12'\n" +
@@ -1290,7 +1319,10 @@ const file_cairn_v1_job_service_proto_rawDesc = "" +
 	"new_blocks\x18\a \x01(\x03R\tnewBlocks\x121\n" +
 	"\x06frozen\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06frozen\x12\x1d\n" +
 	"\n" +
-	"bad_blocks\x18\t \x01(\x03R\tbadBlocks\"#\n" +
+	"bad_blocks\x18\t \x01(\x03R\tbadBlocks\x12#\n" +
+	"\rtracked_bytes\x18\n" +
+	" \x01(\x03R\ftrackedBytes\x12#\n" +
+	"\rsampled_bytes\x18\v \x01(\x03R\fsampledBytes\"#\n" +
 	"\rGetJobRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"1\n" +
 	"\x0eGetJobResponse\x12\x1f\n" +

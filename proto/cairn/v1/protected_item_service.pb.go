@@ -283,10 +283,12 @@ type ProtectedItem struct {
 	// Output only.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	Etag          string                 `protobuf:"bytes,20,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	Etag       string                 `protobuf:"bytes,20,opt,name=etag,proto3" json:"etag,omitempty"`
+	// A backup that reaches less fails. UNSPECIFIED: what the policy wants.
+	MinimumConsistency ConsistencyClass `protobuf:"varint,21,opt,name=minimum_consistency,json=minimumConsistency,proto3,enum=cairn.v1.ConsistencyClass" json:"minimum_consistency,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ProtectedItem) Reset() {
@@ -459,13 +461,20 @@ func (x *ProtectedItem) GetEtag() string {
 	return ""
 }
 
+func (x *ProtectedItem) GetMinimumConsistency() ConsistencyClass {
+	if x != nil {
+		return x.MinimumConsistency
+	}
+	return ConsistencyClass_CONSISTENCY_CLASS_UNSPECIFIED
+}
+
 type ProtectMachineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The vault.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// The id the item gets; empty means the machine's id.
 	ProtectedItemId string `protobuf:"bytes,2,opt,name=protected_item_id,json=protectedItemId,proto3" json:"protected_item_id,omitempty"`
-	// machine, policy and excluded_disks are read.
+	// machine, policy, excluded_disks and minimum_consistency are read.
 	ProtectedItem *ProtectedItem `protobuf:"bytes,3,opt,name=protected_item,json=protectedItem,proto3" json:"protected_item,omitempty"`
 	RequestId     string         `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -798,7 +807,7 @@ type UpdateProtectedItemRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// protected_item.name says which; protected_item.etag guards the update.
 	ProtectedItem *ProtectedItem `protobuf:"bytes,1,opt,name=protected_item,json=protectedItem,proto3" json:"protected_item,omitempty"`
-	// policy, excluded_disks. Must not be empty.
+	// policy, excluded_disks, minimum_consistency. Must not be empty.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1312,7 +1321,7 @@ var File_cairn_v1_protected_item_service_proto protoreflect.FileDescriptor
 
 const file_cairn_v1_protected_item_service_proto_rawDesc = "" +
 	"\n" +
-	"%cairn/v1/protected_item_service.proto\x12\bcairn.v1\x1a\x1acairn/v1/job_service.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\a\n" +
+	"%cairn/v1/protected_item_service.proto\x12\bcairn.v1\x1a\x1acairn/v1/job_service.proto\x1a\x14cairn/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\a\n" +
 	"\rProtectedItem\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x18\n" +
@@ -1338,7 +1347,8 @@ const file_cairn_v1_protected_item_service_proto_rawDesc = "" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12\x12\n" +
-	"\x04etag\x18\x14 \x01(\tR\x04etag\"\xba\x01\n" +
+	"\x04etag\x18\x14 \x01(\tR\x04etag\x12K\n" +
+	"\x13minimum_consistency\x18\x15 \x01(\x0e2\x1a.cairn.v1.ConsistencyClassR\x12minimumConsistency\"\xba\x01\n" +
 	"\x15ProtectMachineRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12*\n" +
 	"\x11protected_item_id\x18\x02 \x01(\tR\x0fprotectedItemId\x12>\n" +
@@ -1462,8 +1472,9 @@ var file_cairn_v1_protected_item_service_proto_goTypes = []any{
 	(*UndeleteProtectedItemRequest)(nil),  // 19: cairn.v1.UndeleteProtectedItemRequest
 	(*UndeleteProtectedItemResponse)(nil), // 20: cairn.v1.UndeleteProtectedItemResponse
 	(*timestamppb.Timestamp)(nil),         // 21: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),         // 22: google.protobuf.FieldMask
-	(*Job)(nil),                           // 23: cairn.v1.Job
+	(ConsistencyClass)(0),                 // 22: cairn.v1.ConsistencyClass
+	(*fieldmaskpb.FieldMask)(nil),         // 23: google.protobuf.FieldMask
+	(*Job)(nil),                           // 24: cairn.v1.Job
 }
 var file_cairn_v1_protected_item_service_proto_depIdxs = []int32{
 	0,  // 0: cairn.v1.ProtectedItem.protection_state:type_name -> cairn.v1.ProtectionState
@@ -1474,40 +1485,41 @@ var file_cairn_v1_protected_item_service_proto_depIdxs = []int32{
 	21, // 5: cairn.v1.ProtectedItem.purge_time:type_name -> google.protobuf.Timestamp
 	21, // 6: cairn.v1.ProtectedItem.create_time:type_name -> google.protobuf.Timestamp
 	21, // 7: cairn.v1.ProtectedItem.update_time:type_name -> google.protobuf.Timestamp
-	4,  // 8: cairn.v1.ProtectMachineRequest.protected_item:type_name -> cairn.v1.ProtectedItem
-	4,  // 9: cairn.v1.ProtectMachineResponse.protected_item:type_name -> cairn.v1.ProtectedItem
-	4,  // 10: cairn.v1.GetProtectedItemResponse.protected_item:type_name -> cairn.v1.ProtectedItem
-	4,  // 11: cairn.v1.ListProtectedItemsResponse.protected_items:type_name -> cairn.v1.ProtectedItem
-	4,  // 12: cairn.v1.UpdateProtectedItemRequest.protected_item:type_name -> cairn.v1.ProtectedItem
-	22, // 13: cairn.v1.UpdateProtectedItemRequest.update_mask:type_name -> google.protobuf.FieldMask
-	4,  // 14: cairn.v1.UpdateProtectedItemResponse.protected_item:type_name -> cairn.v1.ProtectedItem
-	21, // 15: cairn.v1.BackUpRequest.retain_until:type_name -> google.protobuf.Timestamp
-	23, // 16: cairn.v1.BackUpResponse.job:type_name -> cairn.v1.Job
-	3,  // 17: cairn.v1.StopProtectionRequest.mode:type_name -> cairn.v1.StopProtectionMode
-	23, // 18: cairn.v1.StopProtectionResponse.job:type_name -> cairn.v1.Job
-	23, // 19: cairn.v1.ResumeProtectionResponse.job:type_name -> cairn.v1.Job
-	23, // 20: cairn.v1.UndeleteProtectedItemResponse.job:type_name -> cairn.v1.Job
-	5,  // 21: cairn.v1.ProtectedItemService.ProtectMachine:input_type -> cairn.v1.ProtectMachineRequest
-	7,  // 22: cairn.v1.ProtectedItemService.GetProtectedItem:input_type -> cairn.v1.GetProtectedItemRequest
-	9,  // 23: cairn.v1.ProtectedItemService.ListProtectedItems:input_type -> cairn.v1.ListProtectedItemsRequest
-	11, // 24: cairn.v1.ProtectedItemService.UpdateProtectedItem:input_type -> cairn.v1.UpdateProtectedItemRequest
-	13, // 25: cairn.v1.ProtectedItemService.BackUp:input_type -> cairn.v1.BackUpRequest
-	15, // 26: cairn.v1.ProtectedItemService.StopProtection:input_type -> cairn.v1.StopProtectionRequest
-	17, // 27: cairn.v1.ProtectedItemService.ResumeProtection:input_type -> cairn.v1.ResumeProtectionRequest
-	19, // 28: cairn.v1.ProtectedItemService.UndeleteProtectedItem:input_type -> cairn.v1.UndeleteProtectedItemRequest
-	6,  // 29: cairn.v1.ProtectedItemService.ProtectMachine:output_type -> cairn.v1.ProtectMachineResponse
-	8,  // 30: cairn.v1.ProtectedItemService.GetProtectedItem:output_type -> cairn.v1.GetProtectedItemResponse
-	10, // 31: cairn.v1.ProtectedItemService.ListProtectedItems:output_type -> cairn.v1.ListProtectedItemsResponse
-	12, // 32: cairn.v1.ProtectedItemService.UpdateProtectedItem:output_type -> cairn.v1.UpdateProtectedItemResponse
-	14, // 33: cairn.v1.ProtectedItemService.BackUp:output_type -> cairn.v1.BackUpResponse
-	16, // 34: cairn.v1.ProtectedItemService.StopProtection:output_type -> cairn.v1.StopProtectionResponse
-	18, // 35: cairn.v1.ProtectedItemService.ResumeProtection:output_type -> cairn.v1.ResumeProtectionResponse
-	20, // 36: cairn.v1.ProtectedItemService.UndeleteProtectedItem:output_type -> cairn.v1.UndeleteProtectedItemResponse
-	29, // [29:37] is the sub-list for method output_type
-	21, // [21:29] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	22, // 8: cairn.v1.ProtectedItem.minimum_consistency:type_name -> cairn.v1.ConsistencyClass
+	4,  // 9: cairn.v1.ProtectMachineRequest.protected_item:type_name -> cairn.v1.ProtectedItem
+	4,  // 10: cairn.v1.ProtectMachineResponse.protected_item:type_name -> cairn.v1.ProtectedItem
+	4,  // 11: cairn.v1.GetProtectedItemResponse.protected_item:type_name -> cairn.v1.ProtectedItem
+	4,  // 12: cairn.v1.ListProtectedItemsResponse.protected_items:type_name -> cairn.v1.ProtectedItem
+	4,  // 13: cairn.v1.UpdateProtectedItemRequest.protected_item:type_name -> cairn.v1.ProtectedItem
+	23, // 14: cairn.v1.UpdateProtectedItemRequest.update_mask:type_name -> google.protobuf.FieldMask
+	4,  // 15: cairn.v1.UpdateProtectedItemResponse.protected_item:type_name -> cairn.v1.ProtectedItem
+	21, // 16: cairn.v1.BackUpRequest.retain_until:type_name -> google.protobuf.Timestamp
+	24, // 17: cairn.v1.BackUpResponse.job:type_name -> cairn.v1.Job
+	3,  // 18: cairn.v1.StopProtectionRequest.mode:type_name -> cairn.v1.StopProtectionMode
+	24, // 19: cairn.v1.StopProtectionResponse.job:type_name -> cairn.v1.Job
+	24, // 20: cairn.v1.ResumeProtectionResponse.job:type_name -> cairn.v1.Job
+	24, // 21: cairn.v1.UndeleteProtectedItemResponse.job:type_name -> cairn.v1.Job
+	5,  // 22: cairn.v1.ProtectedItemService.ProtectMachine:input_type -> cairn.v1.ProtectMachineRequest
+	7,  // 23: cairn.v1.ProtectedItemService.GetProtectedItem:input_type -> cairn.v1.GetProtectedItemRequest
+	9,  // 24: cairn.v1.ProtectedItemService.ListProtectedItems:input_type -> cairn.v1.ListProtectedItemsRequest
+	11, // 25: cairn.v1.ProtectedItemService.UpdateProtectedItem:input_type -> cairn.v1.UpdateProtectedItemRequest
+	13, // 26: cairn.v1.ProtectedItemService.BackUp:input_type -> cairn.v1.BackUpRequest
+	15, // 27: cairn.v1.ProtectedItemService.StopProtection:input_type -> cairn.v1.StopProtectionRequest
+	17, // 28: cairn.v1.ProtectedItemService.ResumeProtection:input_type -> cairn.v1.ResumeProtectionRequest
+	19, // 29: cairn.v1.ProtectedItemService.UndeleteProtectedItem:input_type -> cairn.v1.UndeleteProtectedItemRequest
+	6,  // 30: cairn.v1.ProtectedItemService.ProtectMachine:output_type -> cairn.v1.ProtectMachineResponse
+	8,  // 31: cairn.v1.ProtectedItemService.GetProtectedItem:output_type -> cairn.v1.GetProtectedItemResponse
+	10, // 32: cairn.v1.ProtectedItemService.ListProtectedItems:output_type -> cairn.v1.ListProtectedItemsResponse
+	12, // 33: cairn.v1.ProtectedItemService.UpdateProtectedItem:output_type -> cairn.v1.UpdateProtectedItemResponse
+	14, // 34: cairn.v1.ProtectedItemService.BackUp:output_type -> cairn.v1.BackUpResponse
+	16, // 35: cairn.v1.ProtectedItemService.StopProtection:output_type -> cairn.v1.StopProtectionResponse
+	18, // 36: cairn.v1.ProtectedItemService.ResumeProtection:output_type -> cairn.v1.ResumeProtectionResponse
+	20, // 37: cairn.v1.ProtectedItemService.UndeleteProtectedItem:output_type -> cairn.v1.UndeleteProtectedItemResponse
+	30, // [30:38] is the sub-list for method output_type
+	22, // [22:30] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_cairn_v1_protected_item_service_proto_init() }
@@ -1516,6 +1528,7 @@ func file_cairn_v1_protected_item_service_proto_init() {
 		return
 	}
 	file_cairn_v1_job_service_proto_init()
+	file_cairn_v1_types_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

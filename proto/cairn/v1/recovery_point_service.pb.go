@@ -23,6 +23,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// DiskKind tells disks from the other files of a machine.
+type DiskKind int32
+
+const (
+	// A disk.
+	DiskKind_DISK_KIND_UNSPECIFIED DiskKind = 0
+	DiskKind_DISK_KIND_DISK        DiskKind = 1
+	// Variables of its UEFI firmware.
+	DiskKind_DISK_KIND_NVRAM DiskKind = 2
+	// A file of its emulated TPM's state.
+	DiskKind_DISK_KIND_TPM_STATE DiskKind = 3
+)
+
+// Enum value maps for DiskKind.
+var (
+	DiskKind_name = map[int32]string{
+		0: "DISK_KIND_UNSPECIFIED",
+		1: "DISK_KIND_DISK",
+		2: "DISK_KIND_NVRAM",
+		3: "DISK_KIND_TPM_STATE",
+	}
+	DiskKind_value = map[string]int32{
+		"DISK_KIND_UNSPECIFIED": 0,
+		"DISK_KIND_DISK":        1,
+		"DISK_KIND_NVRAM":       2,
+		"DISK_KIND_TPM_STATE":   3,
+	}
+)
+
+func (x DiskKind) Enum() *DiskKind {
+	p := new(DiskKind)
+	*p = x
+	return p
+}
+
+func (x DiskKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DiskKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_cairn_v1_recovery_point_service_proto_enumTypes[0].Descriptor()
+}
+
+func (DiskKind) Type() protoreflect.EnumType {
+	return &file_cairn_v1_recovery_point_service_proto_enumTypes[0]
+}
+
+func (x DiskKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DiskKind.Descriptor instead.
+func (DiskKind) EnumDescriptor() ([]byte, []int) {
+	return file_cairn_v1_recovery_point_service_proto_rawDescGZIP(), []int{0}
+}
+
 // RecoveryPoint is a machine's disks at one moment.
 type RecoveryPoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -60,8 +116,14 @@ type RecoveryPoint struct {
 	MachineDefinition     []byte `protobuf:"bytes,17,opt,name=machine_definition,json=machineDefinition,proto3" json:"machine_definition,omitempty"`
 	MachineDefinitionType string `protobuf:"bytes,18,opt,name=machine_definition_type,json=machineDefinitionType,proto3" json:"machine_definition_type,omitempty"`
 	Etag                  string `protobuf:"bytes,19,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// What the host calls this moment where it tracks changed blocks: the next
+	// backup asks it what changed since. Empty if nothing is tracked.
+	Checkpoint string `protobuf:"bytes,20,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// Files beside the disks that the machine cannot do without: its firmware's
+	// variables, the state of its TPM. Read them like disks.
+	StateFiles    []*RecoveryPointDisk `protobuf:"bytes,21,rep,name=state_files,json=stateFiles,proto3" json:"state_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RecoveryPoint) Reset() {
@@ -227,6 +289,20 @@ func (x *RecoveryPoint) GetEtag() string {
 	return ""
 }
 
+func (x *RecoveryPoint) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *RecoveryPoint) GetStateFiles() []*RecoveryPointDisk {
+	if x != nil {
+		return x.StateFiles
+	}
+	return nil
+}
+
 // RecoveryPointDisk is one disk of a point.
 type RecoveryPointDisk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -242,7 +318,10 @@ type RecoveryPointDisk struct {
 	// disk; 32 zero bytes for a disk of zeros.
 	RootDigest []byte `protobuf:"bytes,5,opt,name=root_digest,json=rootDigest,proto3" json:"root_digest,omitempty"`
 	// The format that the disk had on its host, "qcow2".
-	SourceFormat  string `protobuf:"bytes,6,opt,name=source_format,json=sourceFormat,proto3" json:"source_format,omitempty"`
+	SourceFormat string   `protobuf:"bytes,6,opt,name=source_format,json=sourceFormat,proto3" json:"source_format,omitempty"`
+	Kind         DiskKind `protobuf:"varint,7,opt,name=kind,proto3,enum=cairn.v1.DiskKind" json:"kind,omitempty"`
+	// Where the host kept it.
+	Path          string `protobuf:"bytes,8,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -315,6 +394,20 @@ func (x *RecoveryPointDisk) GetRootDigest() []byte {
 func (x *RecoveryPointDisk) GetSourceFormat() string {
 	if x != nil {
 		return x.SourceFormat
+	}
+	return ""
+}
+
+func (x *RecoveryPointDisk) GetKind() DiskKind {
+	if x != nil {
+		return x.Kind
+	}
+	return DiskKind_DISK_KIND_UNSPECIFIED
+}
+
+func (x *RecoveryPointDisk) GetPath() string {
+	if x != nil {
+		return x.Path
 	}
 	return ""
 }
@@ -843,7 +936,11 @@ type RestoreNewMachine struct {
 	// The new machine's name on its hypervisor.
 	Title string `protobuf:"bytes,1,opt,name=title,proto3" json:"title,omitempty"`
 	// Start it from the vault at once and move the data in behind it.
-	Instant       bool `protobuf:"varint,2,opt,name=instant,proto3" json:"instant,omitempty"`
+	Instant bool `protobuf:"varint,2,opt,name=instant,proto3" json:"instant,omitempty"`
+	// Directory of the host for its disks; empty means where the old ones were.
+	Directory string `protobuf:"bytes,3,opt,name=directory,proto3" json:"directory,omitempty"`
+	// Start it when its disks are complete. An instant one is always started.
+	Start         bool `protobuf:"varint,4,opt,name=start,proto3" json:"start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -892,14 +989,32 @@ func (x *RestoreNewMachine) GetInstant() bool {
 	return false
 }
 
-// RestoreDisks writes disks to a directory of the host.
+func (x *RestoreNewMachine) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *RestoreNewMachine) GetStart() bool {
+	if x != nil {
+		return x.Start
+	}
+	return false
+}
+
+// RestoreDisks writes disks to a directory of the host, or over existing volumes.
 type RestoreDisks struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Directory string                 `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Disks not named in volumes become files TARGET.FORMAT in here.
+	Directory string `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
 	// "raw" or "qcow2"; empty means raw.
 	Format string `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"`
 	// Targets of the disks to restore; empty means all.
-	Targets       []string `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	Targets []string `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	// Target → path of a block device that is large enough, whose contents are
+	// replaced.
+	Volumes       map[string]string `protobuf:"bytes,4,rep,name=volumes,proto3" json:"volumes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -955,11 +1070,22 @@ func (x *RestoreDisks) GetTargets() []string {
 	return nil
 }
 
-// RestoreInPlace replaces the disks of the machine itself.
+func (x *RestoreDisks) GetVolumes() map[string]string {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+// RestoreInPlace replaces the disks of the machine itself, after a safety point
+// of what they hold. A machine that is gone is defined anew.
 type RestoreInPlace struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Stop the machine if it runs.
-	StopMachine   bool `protobuf:"varint,1,opt,name=stop_machine,json=stopMachine,proto3" json:"stop_machine,omitempty"`
+	// Stop the machine if it runs; without this a running one is refused. It is
+	// started again afterwards.
+	StopMachine bool `protobuf:"varint,1,opt,name=stop_machine,json=stopMachine,proto3" json:"stop_machine,omitempty"`
+	// Start the machine afterwards though it did not run before.
+	Start         bool `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -997,6 +1123,13 @@ func (*RestoreInPlace) Descriptor() ([]byte, []int) {
 func (x *RestoreInPlace) GetStopMachine() bool {
 	if x != nil {
 		return x.StopMachine
+	}
+	return false
+}
+
+func (x *RestoreInPlace) GetStart() bool {
+	if x != nil {
+		return x.Start
 	}
 	return false
 }
@@ -1681,7 +1814,7 @@ var File_cairn_v1_recovery_point_service_proto protoreflect.FileDescriptor
 
 const file_cairn_v1_recovery_point_service_proto_rawDesc = "" +
 	"\n" +
-	"%cairn/v1/recovery_point_service.proto\x12\bcairn.v1\x1a\x1acairn/v1/job_service.proto\x1a\x1dcairn/v1/policy_service.proto\x1a\x14cairn/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x06\n" +
+	"%cairn/v1/recovery_point_service.proto\x12\bcairn.v1\x1a\x1acairn/v1/job_service.proto\x1a\x1dcairn/v1/policy_service.proto\x1a\x14cairn/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfc\x06\n" +
 	"\rRecoveryPoint\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12?\n" +
@@ -1704,7 +1837,12 @@ const file_cairn_v1_recovery_point_service_proto_rawDesc = "" +
 	"\bwarnings\x18\x10 \x03(\v2\x11.cairn.v1.WarningR\bwarnings\x12-\n" +
 	"\x12machine_definition\x18\x11 \x01(\fR\x11machineDefinition\x126\n" +
 	"\x17machine_definition_type\x18\x12 \x01(\tR\x15machineDefinitionType\x12\x12\n" +
-	"\x04etag\x18\x13 \x01(\tR\x04etag\"\xc3\x01\n" +
+	"\x04etag\x18\x13 \x01(\tR\x04etag\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x14 \x01(\tR\n" +
+	"checkpoint\x12<\n" +
+	"\vstate_files\x18\x15 \x03(\v2\x1b.cairn.v1.RecoveryPointDiskR\n" +
+	"stateFiles\"\xff\x01\n" +
 	"\x11RecoveryPointDisk\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1d\n" +
@@ -1714,7 +1852,9 @@ const file_cairn_v1_recovery_point_service_proto_rawDesc = "" +
 	"block_size\x18\x04 \x01(\x05R\tblockSize\x12\x1f\n" +
 	"\vroot_digest\x18\x05 \x01(\fR\n" +
 	"rootDigest\x12#\n" +
-	"\rsource_format\x18\x06 \x01(\tR\fsourceFormat\"-\n" +
+	"\rsource_format\x18\x06 \x01(\tR\fsourceFormat\x12&\n" +
+	"\x04kind\x18\a \x01(\x0e2\x12.cairn.v1.DiskKindR\x04kind\x12\x12\n" +
+	"\x04path\x18\b \x01(\tR\x04path\"-\n" +
 	"\x17GetRecoveryPointRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"Z\n" +
 	"\x18GetRecoveryPointResponse\x12>\n" +
@@ -1746,16 +1886,23 @@ const file_cairn_v1_recovery_point_service_proto_rawDesc = "" +
 	"\bin_place\x18\x05 \x01(\v2\x18.cairn.v1.RestoreInPlaceH\x00R\ainPlace\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x06 \x01(\tR\trequestIdB\b\n" +
-	"\x06target\"C\n" +
+	"\x06target\"w\n" +
 	"\x11RestoreNewMachine\x12\x14\n" +
 	"\x05title\x18\x01 \x01(\tR\x05title\x12\x18\n" +
-	"\ainstant\x18\x02 \x01(\bR\ainstant\"^\n" +
+	"\ainstant\x18\x02 \x01(\bR\ainstant\x12\x1c\n" +
+	"\tdirectory\x18\x03 \x01(\tR\tdirectory\x12\x14\n" +
+	"\x05start\x18\x04 \x01(\bR\x05start\"\xd9\x01\n" +
 	"\fRestoreDisks\x12\x1c\n" +
 	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x16\n" +
 	"\x06format\x18\x02 \x01(\tR\x06format\x12\x18\n" +
-	"\atargets\x18\x03 \x03(\tR\atargets\"3\n" +
+	"\atargets\x18\x03 \x03(\tR\atargets\x12=\n" +
+	"\avolumes\x18\x04 \x03(\v2#.cairn.v1.RestoreDisks.VolumesEntryR\avolumes\x1a:\n" +
+	"\fVolumesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"I\n" +
 	"\x0eRestoreInPlace\x12!\n" +
-	"\fstop_machine\x18\x01 \x01(\bR\vstopMachine\"2\n" +
+	"\fstop_machine\x18\x01 \x01(\bR\vstopMachine\x12\x14\n" +
+	"\x05start\x18\x02 \x01(\bR\x05start\"2\n" +
 	"\x0fRestoreResponse\x12\x1f\n" +
 	"\x03job\x18\x01 \x01(\v2\r.cairn.v1.JobR\x03job\"B\n" +
 	"\rVerifyRequest\x12\x12\n" +
@@ -1798,7 +1945,12 @@ const file_cairn_v1_recovery_point_service_proto_rawDesc = "" +
 	"\x1bReleaseRecoveryPointRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\blease_id\x18\x02 \x01(\tR\aleaseId\"\x1e\n" +
-	"\x1cReleaseRecoveryPointResponse2\xf2\x06\n" +
+	"\x1cReleaseRecoveryPointResponse*g\n" +
+	"\bDiskKind\x12\x19\n" +
+	"\x15DISK_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eDISK_KIND_DISK\x10\x01\x12\x13\n" +
+	"\x0fDISK_KIND_NVRAM\x10\x02\x12\x17\n" +
+	"\x13DISK_KIND_TPM_STATE\x10\x032\xf2\x06\n" +
 	"\x14RecoveryPointService\x12Y\n" +
 	"\x10GetRecoveryPoint\x12!.cairn.v1.GetRecoveryPointRequest\x1a\".cairn.v1.GetRecoveryPointResponse\x12_\n" +
 	"\x12ListRecoveryPoints\x12#.cairn.v1.ListRecoveryPointsRequest\x1a$.cairn.v1.ListRecoveryPointsResponse\x12b\n" +
@@ -1823,86 +1975,92 @@ func file_cairn_v1_recovery_point_service_proto_rawDescGZIP() []byte {
 	return file_cairn_v1_recovery_point_service_proto_rawDescData
 }
 
-var file_cairn_v1_recovery_point_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_cairn_v1_recovery_point_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_cairn_v1_recovery_point_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_cairn_v1_recovery_point_service_proto_goTypes = []any{
-	(*RecoveryPoint)(nil),                // 0: cairn.v1.RecoveryPoint
-	(*RecoveryPointDisk)(nil),            // 1: cairn.v1.RecoveryPointDisk
-	(*GetRecoveryPointRequest)(nil),      // 2: cairn.v1.GetRecoveryPointRequest
-	(*GetRecoveryPointResponse)(nil),     // 3: cairn.v1.GetRecoveryPointResponse
-	(*ListRecoveryPointsRequest)(nil),    // 4: cairn.v1.ListRecoveryPointsRequest
-	(*ListRecoveryPointsResponse)(nil),   // 5: cairn.v1.ListRecoveryPointsResponse
-	(*ExtendRecoveryPointRequest)(nil),   // 6: cairn.v1.ExtendRecoveryPointRequest
-	(*ExtendRecoveryPointResponse)(nil),  // 7: cairn.v1.ExtendRecoveryPointResponse
-	(*DeleteRecoveryPointRequest)(nil),   // 8: cairn.v1.DeleteRecoveryPointRequest
-	(*DeleteRecoveryPointResponse)(nil),  // 9: cairn.v1.DeleteRecoveryPointResponse
-	(*RestoreRequest)(nil),               // 10: cairn.v1.RestoreRequest
-	(*RestoreNewMachine)(nil),            // 11: cairn.v1.RestoreNewMachine
-	(*RestoreDisks)(nil),                 // 12: cairn.v1.RestoreDisks
-	(*RestoreInPlace)(nil),               // 13: cairn.v1.RestoreInPlace
-	(*RestoreResponse)(nil),              // 14: cairn.v1.RestoreResponse
-	(*VerifyRequest)(nil),                // 15: cairn.v1.VerifyRequest
-	(*VerifyResponse)(nil),               // 16: cairn.v1.VerifyResponse
-	(*ReadExtentsRequest)(nil),           // 17: cairn.v1.ReadExtentsRequest
-	(*ReadExtentsResponse)(nil),          // 18: cairn.v1.ReadExtentsResponse
-	(*Extent)(nil),                       // 19: cairn.v1.Extent
-	(*ReadDiskRequest)(nil),              // 20: cairn.v1.ReadDiskRequest
-	(*ReadDiskResponse)(nil),             // 21: cairn.v1.ReadDiskResponse
-	(*LeaseRecoveryPointRequest)(nil),    // 22: cairn.v1.LeaseRecoveryPointRequest
-	(*LeaseRecoveryPointResponse)(nil),   // 23: cairn.v1.LeaseRecoveryPointResponse
-	(*ReleaseRecoveryPointRequest)(nil),  // 24: cairn.v1.ReleaseRecoveryPointRequest
-	(*ReleaseRecoveryPointResponse)(nil), // 25: cairn.v1.ReleaseRecoveryPointResponse
-	(*timestamppb.Timestamp)(nil),        // 26: google.protobuf.Timestamp
-	(ConsistencyClass)(0),                // 27: cairn.v1.ConsistencyClass
-	(RetentionRule)(0),                   // 28: cairn.v1.RetentionRule
-	(*Warning)(nil),                      // 29: cairn.v1.Warning
-	(*Job)(nil),                          // 30: cairn.v1.Job
-	(*durationpb.Duration)(nil),          // 31: google.protobuf.Duration
+	(DiskKind)(0),                        // 0: cairn.v1.DiskKind
+	(*RecoveryPoint)(nil),                // 1: cairn.v1.RecoveryPoint
+	(*RecoveryPointDisk)(nil),            // 2: cairn.v1.RecoveryPointDisk
+	(*GetRecoveryPointRequest)(nil),      // 3: cairn.v1.GetRecoveryPointRequest
+	(*GetRecoveryPointResponse)(nil),     // 4: cairn.v1.GetRecoveryPointResponse
+	(*ListRecoveryPointsRequest)(nil),    // 5: cairn.v1.ListRecoveryPointsRequest
+	(*ListRecoveryPointsResponse)(nil),   // 6: cairn.v1.ListRecoveryPointsResponse
+	(*ExtendRecoveryPointRequest)(nil),   // 7: cairn.v1.ExtendRecoveryPointRequest
+	(*ExtendRecoveryPointResponse)(nil),  // 8: cairn.v1.ExtendRecoveryPointResponse
+	(*DeleteRecoveryPointRequest)(nil),   // 9: cairn.v1.DeleteRecoveryPointRequest
+	(*DeleteRecoveryPointResponse)(nil),  // 10: cairn.v1.DeleteRecoveryPointResponse
+	(*RestoreRequest)(nil),               // 11: cairn.v1.RestoreRequest
+	(*RestoreNewMachine)(nil),            // 12: cairn.v1.RestoreNewMachine
+	(*RestoreDisks)(nil),                 // 13: cairn.v1.RestoreDisks
+	(*RestoreInPlace)(nil),               // 14: cairn.v1.RestoreInPlace
+	(*RestoreResponse)(nil),              // 15: cairn.v1.RestoreResponse
+	(*VerifyRequest)(nil),                // 16: cairn.v1.VerifyRequest
+	(*VerifyResponse)(nil),               // 17: cairn.v1.VerifyResponse
+	(*ReadExtentsRequest)(nil),           // 18: cairn.v1.ReadExtentsRequest
+	(*ReadExtentsResponse)(nil),          // 19: cairn.v1.ReadExtentsResponse
+	(*Extent)(nil),                       // 20: cairn.v1.Extent
+	(*ReadDiskRequest)(nil),              // 21: cairn.v1.ReadDiskRequest
+	(*ReadDiskResponse)(nil),             // 22: cairn.v1.ReadDiskResponse
+	(*LeaseRecoveryPointRequest)(nil),    // 23: cairn.v1.LeaseRecoveryPointRequest
+	(*LeaseRecoveryPointResponse)(nil),   // 24: cairn.v1.LeaseRecoveryPointResponse
+	(*ReleaseRecoveryPointRequest)(nil),  // 25: cairn.v1.ReleaseRecoveryPointRequest
+	(*ReleaseRecoveryPointResponse)(nil), // 26: cairn.v1.ReleaseRecoveryPointResponse
+	nil,                                  // 27: cairn.v1.RestoreDisks.VolumesEntry
+	(*timestamppb.Timestamp)(nil),        // 28: google.protobuf.Timestamp
+	(ConsistencyClass)(0),                // 29: cairn.v1.ConsistencyClass
+	(RetentionRule)(0),                   // 30: cairn.v1.RetentionRule
+	(*Warning)(nil),                      // 31: cairn.v1.Warning
+	(*Job)(nil),                          // 32: cairn.v1.Job
+	(*durationpb.Duration)(nil),          // 33: google.protobuf.Duration
 }
 var file_cairn_v1_recovery_point_service_proto_depIdxs = []int32{
-	26, // 0: cairn.v1.RecoveryPoint.snapshot_time:type_name -> google.protobuf.Timestamp
-	26, // 1: cairn.v1.RecoveryPoint.create_time:type_name -> google.protobuf.Timestamp
-	27, // 2: cairn.v1.RecoveryPoint.consistency:type_name -> cairn.v1.ConsistencyClass
-	1,  // 3: cairn.v1.RecoveryPoint.disks:type_name -> cairn.v1.RecoveryPointDisk
-	26, // 4: cairn.v1.RecoveryPoint.expire_time:type_name -> google.protobuf.Timestamp
-	28, // 5: cairn.v1.RecoveryPoint.retention_rule:type_name -> cairn.v1.RetentionRule
-	29, // 6: cairn.v1.RecoveryPoint.warnings:type_name -> cairn.v1.Warning
-	0,  // 7: cairn.v1.GetRecoveryPointResponse.recovery_point:type_name -> cairn.v1.RecoveryPoint
-	0,  // 8: cairn.v1.ListRecoveryPointsResponse.recovery_points:type_name -> cairn.v1.RecoveryPoint
-	26, // 9: cairn.v1.ExtendRecoveryPointRequest.retain_until:type_name -> google.protobuf.Timestamp
-	0,  // 10: cairn.v1.ExtendRecoveryPointResponse.recovery_point:type_name -> cairn.v1.RecoveryPoint
-	11, // 11: cairn.v1.RestoreRequest.new_machine:type_name -> cairn.v1.RestoreNewMachine
-	12, // 12: cairn.v1.RestoreRequest.disks:type_name -> cairn.v1.RestoreDisks
-	13, // 13: cairn.v1.RestoreRequest.in_place:type_name -> cairn.v1.RestoreInPlace
-	30, // 14: cairn.v1.RestoreResponse.job:type_name -> cairn.v1.Job
-	30, // 15: cairn.v1.VerifyResponse.job:type_name -> cairn.v1.Job
-	19, // 16: cairn.v1.ReadExtentsResponse.extents:type_name -> cairn.v1.Extent
-	31, // 17: cairn.v1.LeaseRecoveryPointRequest.duration:type_name -> google.protobuf.Duration
-	26, // 18: cairn.v1.LeaseRecoveryPointResponse.expire_time:type_name -> google.protobuf.Timestamp
-	2,  // 19: cairn.v1.RecoveryPointService.GetRecoveryPoint:input_type -> cairn.v1.GetRecoveryPointRequest
-	4,  // 20: cairn.v1.RecoveryPointService.ListRecoveryPoints:input_type -> cairn.v1.ListRecoveryPointsRequest
-	6,  // 21: cairn.v1.RecoveryPointService.ExtendRecoveryPoint:input_type -> cairn.v1.ExtendRecoveryPointRequest
-	8,  // 22: cairn.v1.RecoveryPointService.DeleteRecoveryPoint:input_type -> cairn.v1.DeleteRecoveryPointRequest
-	10, // 23: cairn.v1.RecoveryPointService.Restore:input_type -> cairn.v1.RestoreRequest
-	15, // 24: cairn.v1.RecoveryPointService.Verify:input_type -> cairn.v1.VerifyRequest
-	17, // 25: cairn.v1.RecoveryPointService.ReadExtents:input_type -> cairn.v1.ReadExtentsRequest
-	20, // 26: cairn.v1.RecoveryPointService.ReadDisk:input_type -> cairn.v1.ReadDiskRequest
-	22, // 27: cairn.v1.RecoveryPointService.LeaseRecoveryPoint:input_type -> cairn.v1.LeaseRecoveryPointRequest
-	24, // 28: cairn.v1.RecoveryPointService.ReleaseRecoveryPoint:input_type -> cairn.v1.ReleaseRecoveryPointRequest
-	3,  // 29: cairn.v1.RecoveryPointService.GetRecoveryPoint:output_type -> cairn.v1.GetRecoveryPointResponse
-	5,  // 30: cairn.v1.RecoveryPointService.ListRecoveryPoints:output_type -> cairn.v1.ListRecoveryPointsResponse
-	7,  // 31: cairn.v1.RecoveryPointService.ExtendRecoveryPoint:output_type -> cairn.v1.ExtendRecoveryPointResponse
-	9,  // 32: cairn.v1.RecoveryPointService.DeleteRecoveryPoint:output_type -> cairn.v1.DeleteRecoveryPointResponse
-	14, // 33: cairn.v1.RecoveryPointService.Restore:output_type -> cairn.v1.RestoreResponse
-	16, // 34: cairn.v1.RecoveryPointService.Verify:output_type -> cairn.v1.VerifyResponse
-	18, // 35: cairn.v1.RecoveryPointService.ReadExtents:output_type -> cairn.v1.ReadExtentsResponse
-	21, // 36: cairn.v1.RecoveryPointService.ReadDisk:output_type -> cairn.v1.ReadDiskResponse
-	23, // 37: cairn.v1.RecoveryPointService.LeaseRecoveryPoint:output_type -> cairn.v1.LeaseRecoveryPointResponse
-	25, // 38: cairn.v1.RecoveryPointService.ReleaseRecoveryPoint:output_type -> cairn.v1.ReleaseRecoveryPointResponse
-	29, // [29:39] is the sub-list for method output_type
-	19, // [19:29] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	28, // 0: cairn.v1.RecoveryPoint.snapshot_time:type_name -> google.protobuf.Timestamp
+	28, // 1: cairn.v1.RecoveryPoint.create_time:type_name -> google.protobuf.Timestamp
+	29, // 2: cairn.v1.RecoveryPoint.consistency:type_name -> cairn.v1.ConsistencyClass
+	2,  // 3: cairn.v1.RecoveryPoint.disks:type_name -> cairn.v1.RecoveryPointDisk
+	28, // 4: cairn.v1.RecoveryPoint.expire_time:type_name -> google.protobuf.Timestamp
+	30, // 5: cairn.v1.RecoveryPoint.retention_rule:type_name -> cairn.v1.RetentionRule
+	31, // 6: cairn.v1.RecoveryPoint.warnings:type_name -> cairn.v1.Warning
+	2,  // 7: cairn.v1.RecoveryPoint.state_files:type_name -> cairn.v1.RecoveryPointDisk
+	0,  // 8: cairn.v1.RecoveryPointDisk.kind:type_name -> cairn.v1.DiskKind
+	1,  // 9: cairn.v1.GetRecoveryPointResponse.recovery_point:type_name -> cairn.v1.RecoveryPoint
+	1,  // 10: cairn.v1.ListRecoveryPointsResponse.recovery_points:type_name -> cairn.v1.RecoveryPoint
+	28, // 11: cairn.v1.ExtendRecoveryPointRequest.retain_until:type_name -> google.protobuf.Timestamp
+	1,  // 12: cairn.v1.ExtendRecoveryPointResponse.recovery_point:type_name -> cairn.v1.RecoveryPoint
+	12, // 13: cairn.v1.RestoreRequest.new_machine:type_name -> cairn.v1.RestoreNewMachine
+	13, // 14: cairn.v1.RestoreRequest.disks:type_name -> cairn.v1.RestoreDisks
+	14, // 15: cairn.v1.RestoreRequest.in_place:type_name -> cairn.v1.RestoreInPlace
+	27, // 16: cairn.v1.RestoreDisks.volumes:type_name -> cairn.v1.RestoreDisks.VolumesEntry
+	32, // 17: cairn.v1.RestoreResponse.job:type_name -> cairn.v1.Job
+	32, // 18: cairn.v1.VerifyResponse.job:type_name -> cairn.v1.Job
+	20, // 19: cairn.v1.ReadExtentsResponse.extents:type_name -> cairn.v1.Extent
+	33, // 20: cairn.v1.LeaseRecoveryPointRequest.duration:type_name -> google.protobuf.Duration
+	28, // 21: cairn.v1.LeaseRecoveryPointResponse.expire_time:type_name -> google.protobuf.Timestamp
+	3,  // 22: cairn.v1.RecoveryPointService.GetRecoveryPoint:input_type -> cairn.v1.GetRecoveryPointRequest
+	5,  // 23: cairn.v1.RecoveryPointService.ListRecoveryPoints:input_type -> cairn.v1.ListRecoveryPointsRequest
+	7,  // 24: cairn.v1.RecoveryPointService.ExtendRecoveryPoint:input_type -> cairn.v1.ExtendRecoveryPointRequest
+	9,  // 25: cairn.v1.RecoveryPointService.DeleteRecoveryPoint:input_type -> cairn.v1.DeleteRecoveryPointRequest
+	11, // 26: cairn.v1.RecoveryPointService.Restore:input_type -> cairn.v1.RestoreRequest
+	16, // 27: cairn.v1.RecoveryPointService.Verify:input_type -> cairn.v1.VerifyRequest
+	18, // 28: cairn.v1.RecoveryPointService.ReadExtents:input_type -> cairn.v1.ReadExtentsRequest
+	21, // 29: cairn.v1.RecoveryPointService.ReadDisk:input_type -> cairn.v1.ReadDiskRequest
+	23, // 30: cairn.v1.RecoveryPointService.LeaseRecoveryPoint:input_type -> cairn.v1.LeaseRecoveryPointRequest
+	25, // 31: cairn.v1.RecoveryPointService.ReleaseRecoveryPoint:input_type -> cairn.v1.ReleaseRecoveryPointRequest
+	4,  // 32: cairn.v1.RecoveryPointService.GetRecoveryPoint:output_type -> cairn.v1.GetRecoveryPointResponse
+	6,  // 33: cairn.v1.RecoveryPointService.ListRecoveryPoints:output_type -> cairn.v1.ListRecoveryPointsResponse
+	8,  // 34: cairn.v1.RecoveryPointService.ExtendRecoveryPoint:output_type -> cairn.v1.ExtendRecoveryPointResponse
+	10, // 35: cairn.v1.RecoveryPointService.DeleteRecoveryPoint:output_type -> cairn.v1.DeleteRecoveryPointResponse
+	15, // 36: cairn.v1.RecoveryPointService.Restore:output_type -> cairn.v1.RestoreResponse
+	17, // 37: cairn.v1.RecoveryPointService.Verify:output_type -> cairn.v1.VerifyResponse
+	19, // 38: cairn.v1.RecoveryPointService.ReadExtents:output_type -> cairn.v1.ReadExtentsResponse
+	22, // 39: cairn.v1.RecoveryPointService.ReadDisk:output_type -> cairn.v1.ReadDiskResponse
+	24, // 40: cairn.v1.RecoveryPointService.LeaseRecoveryPoint:output_type -> cairn.v1.LeaseRecoveryPointResponse
+	26, // 41: cairn.v1.RecoveryPointService.ReleaseRecoveryPoint:output_type -> cairn.v1.ReleaseRecoveryPointResponse
+	32, // [32:42] is the sub-list for method output_type
+	22, // [22:32] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_cairn_v1_recovery_point_service_proto_init() }
@@ -1923,13 +2081,14 @@ func file_cairn_v1_recovery_point_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cairn_v1_recovery_point_service_proto_rawDesc), len(file_cairn_v1_recovery_point_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   26,
+			NumEnums:      1,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_cairn_v1_recovery_point_service_proto_goTypes,
 		DependencyIndexes: file_cairn_v1_recovery_point_service_proto_depIdxs,
+		EnumInfos:         file_cairn_v1_recovery_point_service_proto_enumTypes,
 		MessageInfos:      file_cairn_v1_recovery_point_service_proto_msgTypes,
 	}.Build()
 	File_cairn_v1_recovery_point_service_proto = out.File

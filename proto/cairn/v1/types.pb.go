@@ -427,6 +427,14 @@ const (
 	ErrorReason_ERROR_REASON_GUEST_UNSUPPORTED ErrorReason = 120
 	// A tool that the host needs is not installed; metadata names its package.
 	ErrorReason_ERROR_REASON_TOOL_MISSING ErrorReason = 121
+	// The hypervisor's own service does not answer: libvirtd, or a QEMU's monitor.
+	ErrorReason_ERROR_REASON_HYPERVISOR_UNREACHABLE ErrorReason = 122
+	// The snapshot went away while it was read: the VM was stopped, or somebody
+	// ended the hypervisor's backup job.
+	ErrorReason_ERROR_REASON_SNAPSHOT_LOST ErrorReason = 123
+	// The point or the host does not allow this kind of restore: a point of image
+	// files holds no machine definition, say. FAILED_PRECONDITION when a call says so.
+	ErrorReason_ERROR_REASON_RESTORE_UNSUPPORTED ErrorReason = 124
 	// An error on our side that has no reason of its own. INTERNAL.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 200
 )
@@ -508,6 +516,9 @@ var (
 		119: "ERROR_REASON_DISK_LAYOUT_CHANGED",
 		120: "ERROR_REASON_GUEST_UNSUPPORTED",
 		121: "ERROR_REASON_TOOL_MISSING",
+		122: "ERROR_REASON_HYPERVISOR_UNREACHABLE",
+		123: "ERROR_REASON_SNAPSHOT_LOST",
+		124: "ERROR_REASON_RESTORE_UNSUPPORTED",
 		200: "ERROR_REASON_INTERNAL",
 	}
 	ErrorReason_value = map[string]int32{
@@ -585,6 +596,9 @@ var (
 		"ERROR_REASON_DISK_LAYOUT_CHANGED":       119,
 		"ERROR_REASON_GUEST_UNSUPPORTED":         120,
 		"ERROR_REASON_TOOL_MISSING":              121,
+		"ERROR_REASON_HYPERVISOR_UNREACHABLE":    122,
+		"ERROR_REASON_SNAPSHOT_LOST":             123,
+		"ERROR_REASON_RESTORE_UNSUPPORTED":       124,
 		"ERROR_REASON_INTERNAL":                  200,
 	}
 )
@@ -736,7 +750,9 @@ type Warning struct {
 	// One sentence for a person: what happened to which value.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// The variables of the message.
-	Metadata      map[string]string `protobuf:"bytes,3,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Metadata map[string]string `protobuf:"bytes,3,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What to do about it, for a person.
+	Remedy        string `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -790,6 +806,13 @@ func (x *Warning) GetMetadata() map[string]string {
 		return x.Metadata
 	}
 	return nil
+}
+
+func (x *Warning) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
 }
 
 // Problem is an error that is part of a resource's state.
@@ -876,11 +899,12 @@ const file_cairn_v1_types_proto_rawDesc = "" +
 	"\x0eretention_days\x18\x02 \x01(\x05R\rretentionDays\";\n" +
 	"\tTimeOfDay\x12\x14\n" +
 	"\x05hours\x18\x01 \x01(\x05R\x05hours\x12\x18\n" +
-	"\aminutes\x18\x02 \x01(\x05R\aminutes\"\xcc\x01\n" +
+	"\aminutes\x18\x02 \x01(\x05R\aminutes\"\xe4\x01\n" +
 	"\aWarning\x12-\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x15.cairn.v1.ErrorReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12;\n" +
-	"\bmetadata\x18\x03 \x03(\v2\x1f.cairn.v1.Warning.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\x03 \x03(\v2\x1f.cairn.v1.Warning.MetadataEntryR\bmetadata\x12\x16\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\x01\n" +
@@ -916,7 +940,7 @@ const file_cairn_v1_types_proto_rawDesc = "" +
 	"\x14DAY_OF_WEEK_THURSDAY\x10\x04\x12\x16\n" +
 	"\x12DAY_OF_WEEK_FRIDAY\x10\x05\x12\x18\n" +
 	"\x14DAY_OF_WEEK_SATURDAY\x10\x06\x12\x16\n" +
-	"\x12DAY_OF_WEEK_SUNDAY\x10\a*\x9d\x14\n" +
+	"\x12DAY_OF_WEEK_SUNDAY\x10\a*\x8c\x15\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1d\n" +
@@ -991,7 +1015,10 @@ const file_cairn_v1_types_proto_rawDesc = "" +
 	"\"ERROR_REASON_CHANGE_TRACKING_RESET\x10v\x12$\n" +
 	" ERROR_REASON_DISK_LAYOUT_CHANGED\x10w\x12\"\n" +
 	"\x1eERROR_REASON_GUEST_UNSUPPORTED\x10x\x12\x1d\n" +
-	"\x19ERROR_REASON_TOOL_MISSING\x10y\x12\x1a\n" +
+	"\x19ERROR_REASON_TOOL_MISSING\x10y\x12'\n" +
+	"#ERROR_REASON_HYPERVISOR_UNREACHABLE\x10z\x12\x1e\n" +
+	"\x1aERROR_REASON_SNAPSHOT_LOST\x10{\x12$\n" +
+	" ERROR_REASON_RESTORE_UNSUPPORTED\x10|\x12\x1a\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\xc8\x01B\x1eZ\x1ccairn/proto/cairn/v1;cairnv1b\x06proto3"
 
 var (
