@@ -3,9 +3,6 @@ package block
 import (
 	"fmt"
 	"slices"
-	"sync"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // Compression chooses how hard Encode tries. It is not part of the stored form:
@@ -44,21 +41,6 @@ const headerLen = 4
 // MaxEncodedLen is the room that Encode wants in dst for n plain bytes, though
 // the stored form is never longer than 4 + n: zstd looks for its bound.
 func MaxEncodedLen(n int) int { return headerLen + n + n>>8 + 64 }
-
-// decoder is Go code whatever the build: stored blocks may come from anyone.
-var decoder = sync.OnceValue(func() *zstd.Decoder {
-	d, err := zstd.NewReader(nil,
-		zstd.WithDecoderConcurrency(0), // one per GOMAXPROCS; more callers wait
-		zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(MaxSize),
-		zstd.WithDecoderMaxWindow(MaxSize),
-		zstd.WithDecodeAllCapLimit(true),
-	)
-	if err != nil {
-		panic(err) // only wrong options
-	}
-	return d
-})
 
 // Encode appends the stored form of plain to dst and returns it. What does not
 // shrink is stored raw. Nothing is allocated when dst has MaxEncodedLen to
@@ -101,9 +83,8 @@ func PlainLen(stored []byte) (int, error) {
 }
 
 // Decode appends the plain bytes of a stored block to dst and returns it. It
-// makes room for as many bytes as the header states, MaxSize at most; a hostile
-// payload that holds more is noticed after at most one zstd block (128 KiB) too
-// much, which may cost one more buffer of that size. On error (ErrFormat,
+// makes room for as many bytes as the header states, MaxSize at most, whatever a
+// hostile payload holds. On error (ErrFormat,
 // ErrUnknownCodec) it returns nil.
 func Decode(dst, stored []byte) ([]byte, error) {
 	n, err := PlainLen(stored)
@@ -122,15 +103,15 @@ func Decode(dst, stored []byte) ([]byte, error) {
 			return nil, err
 		}
 		start := len(dst)
-		dst = slices.Grow(dst, n)
-		out, err := decoder().DecodeAll(payload, dst[:start:start+n])
+		dst = slices.Grow(dst, n)[:start+n]
+		got, err := decompress(dst[start:], payload)
 		if err != nil {
 			return nil, fmt.Errorf("%w: zstd: %v", ErrFormat, err)
 		}
-		if len(out)-start != n {
-			return nil, fmt.Errorf("%w: zstd gave %d bytes, header says %d", ErrFormat, len(out)-start, n)
+		if got != n {
+			return nil, fmt.Errorf("%w: zstd gave %d bytes, header says %d", ErrFormat, got, n)
 		}
-		return out, nil
+		return dst, nil
 	}
 	return nil, fmt.Errorf("%w %d", ErrUnknownCodec, stored[0])
 }

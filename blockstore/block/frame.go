@@ -6,6 +6,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// maxZstdBlock is Block_Maximum_Size (RFC 8878, section 3.1.1.2.4). Decoders
+// differ in whether they take an RLE block above it.
+const maxZstdBlock = 128 << 10
+
 // checkFrame makes sure that p is one zstd frame that states n content bytes,
 // and nothing else (RFC 8878, section 3.1.1). The decoder alone would take
 // several frames, skip some, and make room before it finds a size wrong.
@@ -32,6 +36,9 @@ func checkFrame(p []byte, n int) error {
 		b := int(p[end]) | int(p[end+1])<<8 | int(p[end+2])<<16
 		last = b&1 != 0
 		size := b >> 3
+		if size > maxZstdBlock {
+			return fmt.Errorf("%w: zstd block of %d bytes, at most %d allowed", ErrFormat, size, maxZstdBlock)
+		}
 		switch b >> 1 & 3 {
 		case 0: // raw
 			content += size

@@ -99,7 +99,9 @@ func TestVectorsAccept(t *testing.T) {
 
 func TestVectorsReject(t *testing.T) {
 	sentinels := map[string]error{"format": ErrFormat, "codec": ErrUnknownCodec, "digest": ErrDigest}
-	decoder() // its own memory is not the vectors' fault
+	if _, err := Decode(nil, Encode(nil, make([]byte, 100), Fastest)); err != nil { // the decoder's own memory is not the vectors' fault
+		t.Fatal(err)
+	}
 	for _, v := range loadVectors(t).Reject {
 		var want Digest
 		if v.Digest != "" {

@@ -36,3 +36,24 @@ func compress(dst, plain []byte, c Compression) []byte {
 	}
 	return fastest().EncodeAll(plain, dst)
 }
+
+var decoder = sync.OnceValue(func() *zstd.Decoder {
+	d, err := zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(0), // one per GOMAXPROCS; more callers wait
+		zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(MaxSize),
+		zstd.WithDecoderMaxWindow(MaxSize),
+		zstd.WithDecodeAllCapLimit(true),
+	)
+	if err != nil {
+		panic(err) // only wrong options
+	}
+	return d
+})
+
+// decompress decodes one zstd frame into dst, which has room for all of it, and
+// returns how many bytes it holds.
+func decompress(dst, frame []byte) (int, error) {
+	out, err := decoder().DecodeAll(frame, dst[:0:len(dst)])
+	return len(out), err
+}
