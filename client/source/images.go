@@ -96,9 +96,9 @@ func (s *Images) entry(name string, parts map[string]bool) *machine {
 	case extFormat(name) != "" && !parts[path]:
 		// A directory, a dangling link and so on is told to be one when it is
 		// opened.
-		return &machine{id: idOf(stem(name), "vm"), title: name, images: []*image{{target: "vda", path: path}}}
+		return &machine{id: IDOf(stem(name), "vm"), title: name, images: []*image{{target: "vda", path: path}}}
 	case isDir && !strings.HasPrefix(name, "."):
-		m := &machine{id: idOf(name, "vm"), title: name}
+		m := &machine{id: IDOf(name, "vm"), title: name}
 		names, err := readDir(path)
 		if err != nil {
 			m.problem = unusable("%s: cannot be read: %v", path, err)
@@ -122,13 +122,13 @@ func disksIn(dir string, names []string, parts map[string]bool) []*image {
 		if extFormat(name) == "" || parts[path] {
 			continue
 		}
-		im := &image{target: idOf(stem(name), "disk"), path: path}
+		im := &image{target: IDOf(stem(name), "disk"), path: path}
 		if other := first[im.target]; other == nil {
 			first[im.target] = im
 		} else {
 			im.problem = unusable("%s and %s would both be disk %s: rename one of them", other.path, path, im.target)
 			other.problem = im.problem
-			im.target = idOf(name+"\x80", im.target) // with a hash in it
+			im.target = IDOf(name+"\x80", im.target) // with a hash in it
 		}
 		all = append(all, im)
 	}

@@ -10,11 +10,11 @@ import (
 // maxID is the longest id there may be, in bytes.
 const maxID = 63
 
-// idOf turns a name into an id that matches ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$,
+// IDOf turns a name into an id that matches ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$,
 // always the same for the same name. A name that starts with something else
 // than a letter gets prefix in front; one that has nothing to offer, or is too
 // long, gets a hash of itself.
-func idOf(name, prefix string) string {
+func IDOf(name, prefix string) string {
 	var b strings.Builder
 	lost := false // letters or digits that an id cannot hold
 	for _, r := range strings.ToLower(name) {

@@ -26,8 +26,8 @@ func TestIDOf(t *testing.T) {
 		{"a--1", "a--1"},
 		{"a23456789-123456789-123456789-123456789-123456789-123456789-123", "a23456789-123456789-123456789-123456789-123456789-123456789-123"},
 	} {
-		if got := idOf(test.name, "vm"); got != test.id {
-			t.Errorf("idOf(%q) = %q, want %q", test.name, got, test.id)
+		if got := IDOf(test.name, "vm"); got != test.id {
+			t.Errorf("IDOf(%q) = %q, want %q", test.name, got, test.id)
 		}
 	}
 }
@@ -40,12 +40,12 @@ func TestIDOfAnything(t *testing.T) {
 			rapid.StringMatching(`[a-z0-9-]{50,80}`),
 			rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }),
 		).Draw(t, "name")
-		id := idOf(name, "disk")
+		id := IDOf(name, "disk")
 		if !validID.MatchString(id) {
-			t.Fatalf("idOf(%q) = %q", name, id)
+			t.Fatalf("IDOf(%q) = %q", name, id)
 		}
 		if validID.MatchString(name) && id != name {
-			t.Fatalf("idOf(%q) = %q", name, id)
+			t.Fatalf("IDOf(%q) = %q", name, id)
 		}
 	})
 }
