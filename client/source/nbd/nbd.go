@@ -1,5 +1,5 @@
 // Package nbd is a client of the Network Block Device protocol, as QEMU,
-// qemu-nbd, nbdkit and nbd-server speak it.
+// qemu-nbd, nbdkit and nbd-server speak it, and a small server: see [Server].
 //
 //	c, err := nbd.Dial(ctx, "unix", "/run/x.sock", nbd.Options{
 //		Contexts: []string{nbd.BaseAllocation},
