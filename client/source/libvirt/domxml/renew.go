@@ -28,7 +28,7 @@ type Identity struct {
 // renewal is a Renew under way.
 type renewal struct {
 	*Domain
-	Identity
+	id      Identity
 	oldName string
 	notices []string
 }
@@ -48,7 +48,7 @@ func (d *Domain) Renew(id Identity) (notices []string, err error) {
 	if id.Exists == nil {
 		id.Exists = func(string) bool { return true }
 	}
-	r := &renewal{Domain: d, Identity: id, oldName: d.Name()}
+	r := &renewal{Domain: d, id: id, oldName: d.Name()}
 	d.root.RemoveAttr("id")
 	setText(ensure(d.root, "name"), id.Name)
 	setText(ensure(d.root, "uuid", "name"), id.UUID.String())
@@ -99,8 +99,8 @@ func setText(e *etree.Element, s string) {
 func (r *renewal) firmware() {
 	n := child(r.root, "os", "nvram")
 	switch f := r.Firmware(); {
-	case r.NVRAM != "":
-		r.SetNVRAM(r.NVRAM)
+	case r.id.NVRAM != "":
+		r.SetNVRAM(r.id.NVRAM)
 	case n != nil:
 		// libvirt names a file after the machine, and fills it from the template.
 		n.Child = nil
@@ -130,7 +130,7 @@ func (r *renewal) interfaces() error {
 	}
 	for _, e := range r.devices("interface") {
 		if m := child(e, "mac"); m != nil {
-			mac, err := newMAC(attr(m, "address"), r.Rand, taken)
+			mac, err := newMAC(attr(m, "address"), r.id.Rand, taken)
 			if err != nil {
 				return err
 			}
@@ -151,7 +151,7 @@ func (r *renewal) interfaces() error {
 			if has(p, "interfaceid") {
 				p.RemoveAttr("interfaceid")
 				if attr(child(e, "virtualport"), "type") == "midonet" { // libvirt makes none there
-					u, err := uuid.NewRandomFromReader(r.Rand)
+					u, err := uuid.NewRandomFromReader(r.id.Rand)
 					if err != nil {
 						return fmt.Errorf("make an interface id: %w", err)
 					}
@@ -194,7 +194,7 @@ func newMAC(old string, rnd io.Reader, taken map[string]bool) (string, error) {
 // drives empties drives whose medium is not there.
 func (r *renewal) drives() {
 	for _, k := range r.Disks() {
-		if k.Removable() && k.Path != "" && !r.Exists(k.Path) {
+		if k.Removable() && k.Path != "" && !r.id.Exists(k.Path) {
 			r.Eject(k.Target)
 			r.notice("the medium %s of the drive %s is not there: the drive is empty", clip(k.Path), k.Target)
 		}
@@ -205,11 +205,11 @@ func (r *renewal) drives() {
 func (r *renewal) own(p string) string {
 	dir, base := path.Split(p)
 	if r.oldName != "" && strings.Contains(base, r.oldName) {
-		return dir + strings.ReplaceAll(base, r.oldName, r.Name)
+		return dir + strings.ReplaceAll(base, r.oldName, r.id.Name)
 	}
 	ext := path.Ext(base)
 	if ext == base {
 		ext = ""
 	}
-	return dir + strings.TrimSuffix(base, ext) + "-" + r.Name + ext
+	return dir + strings.TrimSuffix(base, ext) + "-" + r.id.Name + ext
 }
