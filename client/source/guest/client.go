@@ -23,7 +23,7 @@ var defaultTimeouts = timeouts{
 	slow:    45 * time.Second,
 	thawTry: 5 * time.Second,
 	thaw:    15 * time.Second,
-	poll:    200 * time.Millisecond,
+	poll:    50 * time.Millisecond,
 }
 
 // Client asks one guest's agent. Its methods may be called from several

@@ -94,6 +94,9 @@ func (c *Client) Freeze(ctx context.Context, o FreezeOptions) (*Frozen, error) {
 	f.started = time.Now()
 	err := c.send(ctx, o.Limit, theFreeze, "guest-fsfreeze-freeze", nil, &f.FileSystems)
 	if err == nil {
+		err = context.Cause(ctx) // nobody would use it
+	}
+	if err == nil {
 		stop := make(chan struct{})
 		f.release = sync.OnceFunc(func() { close(stop) })
 		go f.run(stop)

@@ -162,10 +162,10 @@ func (s *Socket) readLine() ([]byte, error) {
 	var line []byte
 	for {
 		part, err := s.br.ReadSlice('\n')
-		line = append(line, part...)
-		if i := bytes.LastIndexByte(line, syncMark); i >= 0 {
-			line = line[i+1:]
+		if i := bytes.LastIndexByte(part, syncMark); i >= 0 {
+			line, part = line[:0], part[i+1:]
 		}
+		line = append(line, part...)
 		switch {
 		case err == nil:
 			if line = bytes.TrimSpace(line); len(line) > 0 {
