@@ -73,7 +73,8 @@ type Facts struct {
 // commands. That an agent is missing is a fact, not an error.
 func (c *Client) Survey(ctx context.Context) Facts {
 	var f Facts
-	if f.Agent = c.Ping(ctx); f.Agent != nil {
+	if err := c.Ping(ctx); err != nil && !errors.As(err, new(*CommandError)) {
+		f.Agent = err
 		return f
 	}
 	// Agents differ in what they know; what they refuse is not known.
@@ -121,14 +122,15 @@ func Decide(f Facts) (Class, []Warning) {
 		return CrashConsistent, nil
 	}
 	if f.Agent != nil {
-		warn(KindAgentUnavailable, "guest agent unavailable: %v; install and start qemu-guest-agent in the guest, and give the machine a channel org.qemu.guest_agent.0", f.Agent)
+		warn(KindAgentUnavailable, "guest agent unavailable (%v); %s", f.Agent, remedies[KindAgentUnavailable])
 		return CrashConsistent, warnings
 	}
 	if !f.OS.Supported() {
 		warn(KindUnsupportedGuest, "the guest's system, %s, is not a supported one (Linux, or Windows from Server 2008 R2)", f.OS.GuestOS())
 	}
 	if f.FreezeErr != nil {
-		warn(freezeKind(f.FreezeErr), "%v; the snapshot was taken without", f.FreezeErr)
+		kind := freezeKind(f.FreezeErr)
+		warn(kind, "%v; the snapshot was taken without a freeze; %s", f.FreezeErr, remedies[kind])
 		return CrashConsistent, warnings
 	}
 	class := FileSystemConsistent
@@ -163,15 +165,25 @@ func Decide(f Facts) (Class, []Warning) {
 	case errors.Is(err, ErrThawFailed):
 	case errors.Is(err, ErrHookFailed):
 		class = min(class, FileSystemConsistent)
-		warn(KindHookFailed, "%v after the thaw", err)
+		warn(KindHookFailed, "%v, after the thaw; %s", err, remedies[KindHookFailed])
 	default:
 		class = min(class, FileSystemConsistent)
 		warn(freezeKind(err), "the guest complained of the thaw: %v", err)
 	}
 	if errors.Is(f.ThawErr, ErrThawFailed) {
-		warn(KindThawFailed, "%v: the guest may still be frozen; look at it now", f.ThawErr)
+		warn(KindThawFailed, "%v; %s", f.ThawErr, remedies[KindThawFailed])
 	}
 	return class, warnings
+}
+
+// remedies say what to do about a freeze that did not happen.
+var remedies = map[Kind]string{
+	KindAgentUnavailable: "install and start qemu-guest-agent in the guest, and give the machine a channel org.qemu.guest_agent.0",
+	KindAlreadyFrozen:    "see which other program backs this machine up, or thaw it by guest-fsfreeze-thaw",
+	KindFreezeFailed:     "see the agent's log in the guest, and which commands it is allowed",
+	KindHookFailed:       "see the hook's log in the guest",
+	KindVSSFailed:        "see the guest's event log and the output of \"vssadmin list writers\" there",
+	KindThawFailed:       "the guest may still be frozen: look at it now",
 }
 
 func freezeKind(err error) Kind {

@@ -10,7 +10,7 @@ import (
 var (
 	// ErrUnavailable: the agent does not answer, or there is no channel to it.
 	// A Transport wraps it when it knows that the agent is out of reach.
-	ErrUnavailable = errors.New("guest agent is unavailable")
+	ErrUnavailable = errors.New("the guest agent cannot be reached")
 	// ErrFreezeFailed: the guest was asked to freeze and is not frozen. What
 	// went wrong is wrapped beside it: ErrVSS, ErrHookFailed, *CommandError, …
 	ErrFreezeFailed = errors.New("the guest's file systems could not be frozen")
