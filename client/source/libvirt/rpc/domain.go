@@ -219,8 +219,9 @@ const (
 
 // AgentCommand sends a JSON command to the guest agent and returns its JSON
 // answer, {"return": …}. limit is in seconds, or one of the constants above.
-// An error that the agent answers with is ErrInternal, without an agent it is
-// ErrAgentUnresponsive, and so is an answer that comes too late.
+// Without an agent, or an answer in time: ErrAgentUnresponsive. If the domain
+// does not run, also because it is paused: ErrOperationInvalid. An error that
+// the agent answers with is ErrInternal, with the agent's text.
 func (c *Conn) AgentCommand(ctx context.Context, dom Domain, command string, limit int) (answer string, err error) {
 	a := args().domain(dom).str(command).i32(limit).u32(0)
 	err = c.call(ctx, procAgentCommand, dom.Name, a, func(d *decoder) { answer = d.opt() })

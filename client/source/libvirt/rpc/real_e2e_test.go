@@ -337,9 +337,9 @@ func TestRealBackup(t *testing.T) {
 	if len(list) != 0 {
 		t.Errorf("checkpoints left: %v", list)
 	}
-	// A scratch file that is in the way; a pull of the backing file's data.
+	// A scratch file is in the way.
 	check(t, os.WriteFile(filepath.Join(dir, "scratch.qcow2"), nil, 0o600))
-	want(t, c.BackupBegin(ctx, dom, backupXML(""), "", 0), ErrConfigUnsupported)
+	want(t, c.BackupBegin(ctx, dom, backupXML(""), "", 0), ErrInvalidArg)
 }
 
 func TestRealBlockPull(t *testing.T) {
