@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	pb "cairn/proto/cairn/v1"
 )
@@ -133,12 +134,15 @@ func examples() map[string]proto.Message {
 		"WatchJobs":          &pb.WatchJobsRequest{Parent: vault, AfterRevision: 1 << 40},
 		"CreateUpload":       &pb.CreateUploadRequest{Parent: item1, Job: job, LeaseToken: "t", Disks: []*pb.UploadDisk{{Target: "vda", Size: 1}}},
 		"Verify":             &pb.VerifyRequest{Name: point},
-		"ReadDisk":           &pb.ReadDiskRequest{Name: point, Disk: "vda"},
-		"ReadExtents":        &pb.ReadExtentsRequest{Name: point, Disk: "vda"},
-		"ReadBlocks":         &pb.ReadBlocksRequest{RecoveryPoint: point, Digests: make([]byte, 32)},
-		"GetRecoveryPoint":   &pb.GetRecoveryPointRequest{Name: point},
-		"ListRecoveryPoints": &pb.ListRecoveryPointsRequest{Parent: item1},
-		"LeaseRecoveryPoint": &pb.LeaseRecoveryPointRequest{Name: point},
+		"Restore": &pb.RestoreRequest{Name: point, Host: host1, Target: &pb.RestoreRequest_Disks{Disks: &pb.RestoreDisks{
+			Directory: "/d", Targets: []string{"vda"}, Volumes: map[string]string{"vda": "/dev/v"}}}},
+		"UpdateProtectedItem": &pb.UpdateProtectedItemRequest{ProtectedItem: &pb.ProtectedItem{Name: item1}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"minimum_consistency"}}},
+		"ReadDisk":            &pb.ReadDiskRequest{Name: point, Disk: "vda"},
+		"ReadExtents":         &pb.ReadExtentsRequest{Name: point, Disk: "vda"},
+		"ReadBlocks":          &pb.ReadBlocksRequest{RecoveryPoint: point, Digests: make([]byte, 32)},
+		"GetRecoveryPoint":    &pb.GetRecoveryPointRequest{Name: point},
+		"ListRecoveryPoints":  &pb.ListRecoveryPointsRequest{Parent: item1},
+		"LeaseRecoveryPoint":  &pb.LeaseRecoveryPointRequest{Name: point},
 	}
 }
 

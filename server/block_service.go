@@ -140,14 +140,23 @@ func (s *blockService) createUpload(ctx context.Context, o *ownedUpload, r *pb.C
 }
 
 // heldJob checks that the upload's lease token holds a job which backs the item
-// up. Errors: JOB_NOT_FOUND, JOB_LEASE_LOST, CANCELLED.
+// up, be it for the safety point of a restore in place. Errors: JOB_NOT_FOUND,
+// JOB_LEASE_LOST, CANCELLED.
 func (s *Server) heldJob(o *ownedUpload, name string) (*pb.Job, error) {
 	j, err := s.jobs.Check(name, o.leaseToken)
 	if err != nil {
 		return nil, err
 	}
-	if j.Operation != pb.JobOperation_JOB_OPERATION_BACKUP || j.ProtectedItem != o.item.String() {
-		return nil, invalidField("job", "%s is not a backup of %s", quote(name), quote(o.item.String()))
+	backsUp := j.Operation == pb.JobOperation_JOB_OPERATION_BACKUP
+	if j.Operation == pb.JobOperation_JOB_OPERATION_RESTORE {
+		r, err := s.jobs.Restore(name)
+		if err != nil {
+			return nil, err
+		}
+		backsUp = r.GetInPlace() != nil
+	}
+	if !backsUp || j.ProtectedItem != o.item.String() {
+		return nil, invalidField("job", "%s is no backup of %s, nor a restore in place of it", quote(name), quote(o.item.String()))
 	}
 	if j.State == pb.JobState_JOB_STATE_CANCELLING {
 		return nil, upload.ErrCancelled
@@ -176,8 +185,15 @@ func uploadBase(o *ownedUpload, base PointName, spec *upload.Spec) error {
 		if err != nil {
 			return err
 		}
-		for i, d := range sp.Disks {
-			was[d.Name] = &upload.Map{Map: d.Map, Data: p.Disks[i].DataBytes}
+		data := make(map[string]int64)
+		for _, d := range p.Disks {
+			data[d.Target] = d.DataBytes
+		}
+		for _, d := range p.StateFiles {
+			data[d.Target] = d.DataBytes
+		}
+		for _, d := range sp.Disks {
+			was[d.Name] = &upload.Map{Map: d.Map, Data: data[d.Name]}
 		}
 		spec.Base = sp.ID
 	}
@@ -196,8 +212,14 @@ func (f *fields) uploadDisks(disks []*pb.UploadDisk) {
 		return
 	}
 	seen := make(map[string]bool)
+	real := 0
 	for i, d := range disks {
 		path := fmt.Sprintf("disks[%d]", i)
+		if isDisk(d.GetKind()) {
+			real++
+		}
+		enum(f, path+".kind", d.GetKind(), pb.DiskKind_name)
+		f.text(path+".path", d.GetPath(), 4096)
 		if d.GetTarget() == "" {
 			f.add(path+".target", "must be given")
 		} else if seen[d.Target] {
@@ -210,6 +232,14 @@ func (f *fields) uploadDisks(disks []*pb.UploadDisk) {
 			f.add(path+".size", "is %d; it must not be negative", d.Size)
 		}
 	}
+	if real == 0 && len(disks) > 0 {
+		f.add("disks", "has only state files; it must name at least one disk")
+	}
+}
+
+// isDisk tells disks from the state files of a machine.
+func isDisk(k pb.DiskKind) bool {
+	return k == pb.DiskKind_DISK_KIND_UNSPECIFIED || k == pb.DiskKind_DISK_KIND_DISK
 }
 
 // session gives the open upload of a token.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -18,9 +19,10 @@ import (
 )
 
 const (
-	// maxDefinition and maxWarnings bound what a point's record takes.
+	// These bound what a point's record takes.
 	maxDefinition = 512 << 10
 	maxWarnings   = 100
+	maxCheckpoint = 128
 )
 
 // CommitUpload makes the recovery point. What the client waits for goes on if
@@ -49,7 +51,9 @@ func (s *blockService) CommitUpload(ctx context.Context, r *pb.CommitUploadReque
 	}
 	for i, w := range r.Warnings[:min(maxWarnings, len(r.Warnings))] {
 		f.text(fmt.Sprintf("warnings[%d].message", i), w.GetMessage(), 2048)
+		f.text(fmt.Sprintf("warnings[%d].remedy", i), w.GetRemedy(), 2048)
 	}
+	f.text("checkpoint", r.Checkpoint, maxCheckpoint)
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -60,6 +64,7 @@ func (s *blockService) CommitUpload(ctx context.Context, r *pb.CommitUploadReque
 	if err != nil {
 		return nil, err
 	}
+	fillRemedies(nil, r.Warnings)
 	ctx = context.WithoutCancel(ctx)
 	c := &committer{s: s.Server, o: sess.Spec().Owner.(*ownedUpload), r: r}
 	c.point.SnapshotTime = timestamppb.New(snapshot)
@@ -168,9 +173,15 @@ func (c *committer) checkRoots(maps []upload.Map) error {
 func (c *committer) describe(maps []upload.Map, got upload.Received, it *pb.ProtectedItem, j *pb.Job) error {
 	s, p, r := c.s, &c.point, c.r
 	policy := c.o.vault.pointPolicy(it)
-	if least := policy.GetMinimumConsistency(); r.Consistency < least {
+	p.Consistency = max(r.Consistency, pb.ConsistencyClass_CONSISTENCY_CLASS_CRASH_CONSISTENT)
+	retain := j.RetainUntil
+	if j.Operation == pb.JobOperation_JOB_OPERATION_RESTORE { // a safety point: whatever can be had is good
+		retain = timestamppb.New(s.opts.Now().Add(safetyRetention))
+	} else if least, who := leastConsistency(policy, it); p.Consistency < least {
 		return newError(pb.ErrorReason_ERROR_REASON_CONSISTENCY_TOO_LOW,
-			"the backup is %v, and policy %q wants %v at least", r.Consistency, it.Policy, least).with("policy", it.Policy)
+			"the backup is %s, and %s demands %s at least", className(p.Consistency), who, className(least)).
+			with("protected_item", it.Name).with("policy", it.Policy).
+			with("consistency", p.Consistency.String()).with("minimum_consistency", least.String())
 	}
 	snapshot := p.SnapshotTime.AsTime()
 	id, err := newPointID(snapshot, s.opts.Rand)
@@ -181,11 +192,10 @@ func (c *committer) describe(maps []upload.Map, got upload.Received, it *pb.Prot
 	if err != nil {
 		return fmt.Errorf("make a uid: %w", err)
 	}
-	expire, rule := keepUntil(snapshot, j.RetainUntil, policy)
+	expire, rule := keepUntil(snapshot, retain, policy)
 	c.name = PointName{c.o.item, id}
 	p.Name, p.Uid = c.name.String(), uid.String()
 	p.CreateTime = timestamppb.New(s.opts.Now())
-	p.Consistency = max(r.Consistency, pb.ConsistencyClass_CONSISTENCY_CLASS_CRASH_CONSISTENT)
 	p.ExcludedDisks = it.ExcludedDisks
 	p.ExpireTime, p.RetentionRule = timestamppb.New(expire), rule
 	p.Job, p.Machine = j.Name, it.Machine
@@ -193,13 +203,26 @@ func (c *committer) describe(maps []upload.Map, got upload.Received, it *pb.Prot
 	p.NewBytes, p.StoredBytes = got.NewBytes, got.StoredBytes
 	p.Warnings = r.Warnings
 	p.MachineDefinition, p.MachineDefinitionType = r.MachineDefinition, r.MachineDefinitionType
+	p.Checkpoint = r.Checkpoint
 	for i, m := range maps {
-		p.Disks = append(p.Disks, &pb.RecoveryPointDisk{
-			Target: c.o.disks[i].Target, Size: m.Size, DataBytes: m.Data, BlockSize: int32(m.BlockSize),
-			RootDigest: m.Root[:], SourceFormat: c.o.disks[i].SourceFormat,
-		})
+		u := c.o.disks[i]
+		d := &pb.RecoveryPointDisk{
+			Target: u.Target, Size: m.Size, DataBytes: m.Data, BlockSize: int32(m.BlockSize),
+			RootDigest: m.Root[:], SourceFormat: u.SourceFormat, Kind: u.Kind, Path: u.Path,
+		}
+		if isDisk(u.Kind) {
+			d.Kind = pb.DiskKind_DISK_KIND_DISK
+			p.Disks = append(p.Disks, d)
+		} else {
+			p.StateFiles = append(p.StateFiles, d)
+		}
 	}
 	return nil
+}
+
+// className is a consistency class in a sentence.
+func className(c pb.ConsistencyClass) string {
+	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(c.String(), "CONSISTENCY_CLASS_")), "_", " ")
 }
 
 // store writes the point and the item's record at once.
@@ -212,7 +235,9 @@ func (c *committer) store(ctx context.Context, maps []upload.Map, store upload.S
 	data := int64(0)
 	for i, m := range maps {
 		sp.Disks = append(sp.Disks, blockstore.Disk{Name: c.o.disks[i].Target, Map: m.Map})
-		data += m.Data
+		if isDisk(c.o.disks[i].Kind) {
+			data += m.Data
+		}
 	}
 	_, err = c.o.vault.changeItem(ctx, c.o.item, func(it *pb.ProtectedItem) error {
 		if it.LatestRecoveryPoint < c.point.Name { // ids sort by time
@@ -235,10 +260,12 @@ func (c *committer) store(ctx context.Context, maps []upload.Map, store upload.S
 // stats is what the server's own job tells at its end.
 func (c *committer) stats(maps []upload.Map, got upload.Received) *pb.JobStats {
 	st := &pb.JobStats{NewBytes: got.NewBytes, NewBlocks: got.NewBlocks, SentBytes: got.StoredBytes}
-	for _, m := range maps {
-		st.DiskBytes += m.Size
-		st.AllocatedBytes += m.Data
+	for i, m := range maps {
 		st.ChangedBlocks += m.Changed
+		if isDisk(c.o.disks[i].Kind) {
+			st.DiskBytes += m.Size
+			st.AllocatedBytes += m.Data
+		}
 	}
 	return st
 }

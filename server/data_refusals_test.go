@@ -226,8 +226,4 @@ func TestReadRefusals(t *testing.T) {
 	wantError(t, disk(&pb.ReadDiskRequest{Name: item1 + "/recoveryPoints/p1", Disk: "vda"}), codes.NotFound, pb.ErrorReason_ERROR_REASON_RECOVERY_POINT_NOT_FOUND)
 	_, err := w.readExtents(&pb.ReadExtentsRequest{Name: p.Name, Disk: "vda", Base: strings.Replace(p.Name, "v1", "v2", 1)})
 	wantField(t, err, "base")
-	_, err = w.points.Restore(w.ctx, &pb.RestoreRequest{Name: p.Name})
-	if info := wantError(t, err, codes.Unimplemented, pb.ErrorReason_ERROR_REASON_NOT_IMPLEMENTED); info.Metadata["method"] != "cairn.v1.RecoveryPointService/Restore" {
-		t.Errorf("metadata %v", info.Metadata)
-	}
 }

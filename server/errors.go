@@ -181,7 +181,7 @@ func jobError(err error) *Error {
 	switch {
 	case errors.As(err, &busy):
 		return newError(pb.ErrorReason_ERROR_REASON_BACKUP_IN_PROGRESS,
-			"a backup of %q is under way already: %s; wait for it, or cancel it", busy.Item, busy.Job).
+			"%s of %q is under way already: %s; wait for it, or cancel it", busy.What(), busy.Item, busy.Job).
 			with("protected_item", busy.Item).with("job", busy.Job)
 	case errors.As(err, &state):
 		return newError(pb.ErrorReason_ERROR_REASON_JOB_NOT_CANCELLABLE,

@@ -161,6 +161,10 @@ func (s *hostService) DeleteHost(ctx context.Context, r *pb.DeleteHostRequest) (
 	}
 	s.vaults.protect.Lock() // so that none of its machines is protected meanwhile
 	defer s.vaults.protect.Unlock()
+	if job, ok := s.jobs.Waiting(n.String()); ok { // a restore: backups have protected machines
+		return nil, newError(pb.ErrorReason_ERROR_REASON_HOST_IN_USE,
+			"host %q has a job to do: %s; wait for its end, or cancel it", n, job).with("name", n.String()).with("job", job)
+	}
 	err := s.cat.Update(ctx, func(tx *catalog.Tx) error {
 		if _, err := s.host(tx.Reader, n); err != nil {
 			return err
@@ -227,6 +231,7 @@ func (s *hostService) ReportJob(_ context.Context, r *pb.ReportJobRequest) (*pb.
 	if err := f.err(); err != nil {
 		return nil, err
 	}
+	fillRemedies(r.Error, r.Warnings)
 	cancel, expire, err := s.jobs.Report(r)
 	if err != nil {
 		return nil, jobNotFound(n, err)
@@ -259,6 +264,8 @@ func (f *fields) reportFields(r *pb.ReportJobRequest) {
 		f.notNegative("stats.changed_blocks", st.ChangedBlocks)
 		f.notNegative("stats.new_blocks", st.NewBlocks)
 		f.notNegative("stats.bad_blocks", st.BadBlocks)
+		f.notNegative("stats.tracked_bytes", st.TrackedBytes)
+		f.notNegative("stats.sampled_bytes", st.SampledBytes)
 		if d := st.Frozen; d != nil && (d.CheckValid() != nil || d.AsDuration() < 0) {
 			f.add("stats.frozen", "is no valid duration")
 		}
@@ -266,12 +273,13 @@ func (f *fields) reportFields(r *pb.ReportJobRequest) {
 	if p := r.Error; p != nil {
 		f.problem("error", p)
 	}
+	f.text("outcome", r.Outcome, 4000)
 	if n := len(r.Warnings); n > 100 {
 		f.add("warnings", "has %d warnings; at most 100 are allowed", n)
 		return
 	}
 	for i, w := range r.Warnings {
-		f.problem(fmt.Sprintf("warnings[%d]", i), &pb.Problem{Reason: w.GetReason(), Message: w.GetMessage(), Metadata: w.GetMetadata()})
+		f.problem(fmt.Sprintf("warnings[%d]", i), &pb.Problem{Reason: w.GetReason(), Message: w.GetMessage(), Remedy: w.GetRemedy(), Metadata: w.GetMetadata()})
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // jobHooks is what package job asks of vaults and uploads.
 func (s *Server) jobHooks() job.Hooks {
 	return job.Hooks{
-		Work:    s.backupWork,
+		Work:    s.jobWork,
 		Made:    s.pointMade,
 		Ending:  s.jobEnding,
 		Problem: problemOf,
@@ -38,7 +38,17 @@ func (s *Server) itemOfJob(j *pb.Job) (v *Vault, n ItemName, release func(), err
 	return v, n, release, err
 }
 
-// backupWork describes a backup to the agent that is about to run it.
+// jobWork describes a job to the agent that is about to run it.
+func (s *Server) jobWork(j *pb.Job, restore *pb.RestoreRequest) (*pb.JobAssignment, error) {
+	if restore != nil {
+		w, err := s.restoreWork(j, restore)
+		return &pb.JobAssignment{Work: &pb.JobAssignment_Restore{Restore: w}}, err
+	}
+	w, err := s.backupWork(j)
+	return &pb.JobAssignment{Work: &pb.JobAssignment_Backup{Backup: w}}, err
+}
+
+// backupWork describes a backup.
 func (s *Server) backupWork(j *pb.Job) (*pb.BackupWork, error) {
 	v, n, release, err := s.itemOfJob(j)
 	if err != nil {
@@ -56,11 +66,17 @@ func (s *Server) backupWork(j *pb.Job) (*pb.BackupWork, error) {
 		ProtectedItem: j.ProtectedItem, Machine: it.Machine, ExcludedDisks: it.ExcludedDisks,
 		BlockSize: int32(v.Store.Info().BlockSize), BaseRecoveryPoint: it.LatestRecoveryPoint,
 	}
-	ids, _ := splitName(it.Policy, policyPattern, false)
-	if p, err := v.policy(PolicyName{n.VaultName, ids[2]}); err == nil {
-		w.MinimumConsistency = p.MinimumConsistency
-	}
+	w.MinimumConsistency, _ = leastConsistency(v.pointPolicy(it), it)
 	return w, nil
+}
+
+// leastConsistency is what a backup must reach, and what wants it. policy may be
+// nil.
+func leastConsistency(policy *pb.Policy, it *pb.ProtectedItem) (least pb.ConsistencyClass, who string) {
+	if own := it.MinimumConsistency; own > policy.GetMinimumConsistency() {
+		return own, fmt.Sprintf("protected item %q", it.Name)
+	}
+	return policy.GetMinimumConsistency(), fmt.Sprintf("policy %q", it.Policy)
 }
 
 // pointMade finds the recovery point that a backup has made.
@@ -80,15 +96,13 @@ func (s *Server) pointMade(j *pb.Job) (string, bool) {
 // jobEnding notes in a protected item how its backup ended. It may run again for
 // the same job.
 func (s *Server) jobEnding(j *pb.Job) {
+	fillRemedies(j.Error, j.Warnings)
 	if j.Operation != pb.JobOperation_JOB_OPERATION_BACKUP {
 		return
 	}
 	switch j.State {
 	case pb.JobState_JOB_STATE_CANCELLED, pb.JobState_JOB_STATE_SKIPPED:
 		return
-	}
-	if p := j.Error; p != nil && p.Remedy == "" {
-		p.Remedy = remedy(p.Reason)
 	}
 	v, n, release, err := s.itemOfJob(j)
 	if err == nil {
@@ -130,7 +144,7 @@ func backupEnded(it *pb.ProtectedItem, j *pb.Job) {
 		w := j.Warnings[0]
 		it.Health = pb.HealthStatus_HEALTH_STATUS_ACTION_SUGGESTED
 		it.HealthDetail = strings.TrimSpace(fmt.Sprintf("The last backup succeeded with warnings (%s): %s. %s",
-			reasonName(w.Reason), strings.TrimSuffix(w.Message, "."), remedy(w.Reason)))
+			reasonName(w.Reason), strings.TrimSuffix(w.Message, "."), w.Remedy))
 	}
 	if n := j.Stats.GetAllocatedBytes(); n > 0 {
 		it.ProtectedBytes = n
@@ -139,40 +153,3 @@ func backupEnded(it *pb.ProtectedItem, j *pb.Job) {
 
 // reasonName is a reason without its prefix.
 func reasonName(r pb.ErrorReason) string { return strings.TrimPrefix(r.String(), "ERROR_REASON_") }
-
-// remedy says what to do about a backup that failed for a reason.
-func remedy(r pb.ErrorReason) string {
-	switch r {
-	case pb.ErrorReason_ERROR_REASON_AGENT_UNREACHABLE:
-		return "See that the agent runs on the host and reaches the server, then retry the job."
-	case pb.ErrorReason_ERROR_REASON_INTERRUPTED:
-		return "Start it again; blocks that were sent already are not sent twice."
-	case pb.ErrorReason_ERROR_REASON_STORE_FULL:
-		return "Make room on the disk that holds the vault, then retry the job."
-	case pb.ErrorReason_ERROR_REASON_STORE_READ_ONLY, pb.ErrorReason_ERROR_REASON_STORE_UNAVAILABLE, pb.ErrorReason_ERROR_REASON_STORE_LOCKED:
-		return "See that the server can write to the vault's directory, then retry the job."
-	case pb.ErrorReason_ERROR_REASON_STORE_TOO_NEW:
-		return "Upgrade the server to the version that wrote the vault."
-	case pb.ErrorReason_ERROR_REASON_DATA_CORRUPT:
-		return "Verify the item's recovery points, and check the disk that holds the vault."
-	case pb.ErrorReason_ERROR_REASON_IMAGE_UNREADABLE:
-		return "Check the disk image with qemu-img check; restore it from a recovery point if it is damaged."
-	case pb.ErrorReason_ERROR_REASON_IMAGE_CHANGED:
-		return "Back up while nothing writes to the image, or through libvirt."
-	case pb.ErrorReason_ERROR_REASON_MACHINE_GONE:
-		return "Bring the machine back, or stop its protection."
-	case pb.ErrorReason_ERROR_REASON_MACHINE_STATE:
-		return "Start the machine, or shut it down cleanly, then retry the job."
-	case pb.ErrorReason_ERROR_REASON_GUEST_AGENT_UNAVAILABLE:
-		return "Install and start qemu-guest-agent in the guest."
-	case pb.ErrorReason_ERROR_REASON_FREEZE_FAILED, pb.ErrorReason_ERROR_REASON_VSS_WRITER_FAILED:
-		return "Look into the guest's logs for what keeps its file systems or writers from pausing."
-	case pb.ErrorReason_ERROR_REASON_SNAPSHOT_SPACE:
-		return "Make room on the host's disk for the snapshot."
-	case pb.ErrorReason_ERROR_REASON_TOOL_MISSING:
-		return "Install the package that is named, on the host."
-	case pb.ErrorReason_ERROR_REASON_DISK_LOCKED, pb.ErrorReason_ERROR_REASON_KEY_UNAVAILABLE:
-		return "Make the key available to the host."
-	}
-	return "Retry the job; if it fails again, the logs of the agent and of the server say more."
-}

@@ -142,7 +142,7 @@ func (s *jobService) CancelJob(_ context.Context, r *pb.CancelJobRequest) (*pb.C
 	return &pb.CancelJobResponse{Job: j}, nil
 }
 
-// RetryJob starts a new job that does what a failed backup was to do.
+// RetryJob starts a new job that does what a failed backup or restore was to do.
 func (s *jobService) RetryJob(_ context.Context, r *pb.RetryJobRequest) (*pb.RetryJobResponse, error) {
 	var f fields
 	n := f.job("name", r.Name)
@@ -163,30 +163,42 @@ func (s *jobService) RetryJob(_ context.Context, r *pb.RetryJobRequest) (*pb.Ret
 		func(k keep) (*pb.RetryJobResponse, error) {
 			if !slices.Contains(old.Actions, pb.JobAction_JOB_ACTION_RETRY) {
 				return nil, newError(pb.ErrorReason_ERROR_REASON_JOB_NOT_RETRIABLE,
-					"job %q cannot be retried: only backups that failed or were cancelled can, and this is a %s that is %s",
+					"job %q cannot be retried: only backups and restores that failed or were cancelled can, and this is a %s that is %s",
 					n, strings.TrimPrefix(old.Operation.String(), "JOB_OPERATION_"), strings.TrimPrefix(old.State.String(), "JOB_STATE_")).
 					with("name", n.String()).with("state", old.State.String())
 			}
-			until := s.opts.Now().Add(defaultRetention)
-			if t := old.RetainUntil; t != nil && t.AsTime().After(s.opts.Now()) {
-				until = t.AsTime()
-			}
-			ids, _ := splitName(old.ProtectedItem, itemPattern, false)
-			spec, err := s.backupSpec(v, ItemName{n.VaultName, ids[2]}, until)
-			if err != nil {
-				return nil, err
-			}
 			resp := new(pb.RetryJobResponse)
-			spec.RetryOf = old.Name
-			spec.Also = func(tx *catalog.Tx, j *pb.Job) error {
+			also := func(tx *catalog.Tx, j *pb.Job) error {
 				resp.Job = j
 				return k.inCatalog(tx, resp)
 			}
-			if resp.Job, err = s.jobs.Create(spec); err != nil {
+			if resp.Job, err = s.again(v, old, also); err != nil {
 				return nil, err
 			}
 			return resp, nil
 		})
+}
+
+// again makes a job that does what a backup or restore was to do.
+func (s *Server) again(v *Vault, old *pb.Job, also func(*catalog.Tx, *pb.Job) error) (*pb.Job, error) {
+	if old.Operation == pb.JobOperation_JOB_OPERATION_RESTORE {
+		r, err := s.jobs.Restore(old.Name)
+		if err != nil {
+			return nil, err
+		}
+		return s.startRestore(v, new(fields).point("", r.Name), r, old.Name, also)
+	}
+	until := s.opts.Now().Add(defaultRetention)
+	if t := old.RetainUntil; t != nil && t.AsTime().After(s.opts.Now()) {
+		until = t.AsTime()
+	}
+	ids, _ := splitName(old.ProtectedItem, itemPattern, false)
+	spec, err := s.backupSpec(v, ItemName{v.Name, ids[2]}, until)
+	if err != nil {
+		return nil, err
+	}
+	spec.RetryOf, spec.Also = old.Name, also
+	return s.jobs.Create(spec)
 }
 
 // WatchJobs streams the present jobs and then every change.

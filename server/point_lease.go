@@ -136,6 +136,24 @@ func (l *pointLeases) closePoint(n PointName) (reopen func(), err error) {
 	}, nil
 }
 
+// closePoint is leases.closePoint, and heeds the restores that are to read the
+// point too: these hold it by being there, from the making of their job to its
+// end, also over a restart.
+func (s *Server) closePoint(n PointName) (reopen func(), err error) {
+	reopen, err = s.data.leases.closePoint(n)
+	if err != nil {
+		return nil, err
+	}
+	// Who makes such a job has a lease meanwhile: so it is there, or comes too late.
+	if job, ok := s.jobs.Reading(n.String()); ok {
+		reopen()
+		return nil, newError(pb.ErrorReason_ERROR_REASON_RECOVERY_POINT_IN_USE,
+			"recovery point %q is being restored, or is to be, by %s; cancel that job, or wait for its end", n, job).
+			with("name", n.String()).with("holders", "restore "+job).with("job", job)
+	}
+	return reopen, nil
+}
+
 // prune forgets the leases of a point that have run out.
 func (l *pointLeases) prune(n PointName, now time.Time) {
 	p := l.byPoint[n]

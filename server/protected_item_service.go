@@ -35,6 +35,7 @@ func (s *protectedItemService) ProtectMachine(ctx context.Context, r *pb.Protect
 		f.id("protected_item_id", id)
 	}
 	f.excludedDisks("protected_item.excluded_disks", in.GetExcludedDisks())
+	enum(&f, "protected_item.minimum_consistency", in.GetMinimumConsistency(), pb.ConsistencyClass_name)
 	f.requestID(r.RequestId)
 	if machine.Subscription != parent.Subscription && machine.Host != "" && parent.Vault != "" {
 		f.add("protected_item.machine", "is of another subscription than the vault")
@@ -52,7 +53,7 @@ func (s *protectedItemService) ProtectMachine(ctx context.Context, r *pb.Protect
 		func(k keep) (*pb.ProtectMachineResponse, error) {
 			s.vaults.protect.Lock()
 			defer s.vaults.protect.Unlock()
-			it, err := s.newItem(v, n, machine, policy, in.GetExcludedDisks())
+			it, err := s.newItem(v, n, machine, policy, in)
 			if err != nil {
 				return nil, err
 			}
@@ -88,7 +89,7 @@ func (s *protectedItemService) ProtectMachine(ctx context.Context, r *pb.Protect
 }
 
 // newItem makes the record of a new item, after checking what it is made of.
-func (s *Server) newItem(v *Vault, n ItemName, machine MachineName, policy PolicyName, excluded []string) (*pb.ProtectedItem, error) {
+func (s *Server) newItem(v *Vault, n ItemName, machine MachineName, policy PolicyName, in *pb.ProtectedItem) (*pb.ProtectedItem, error) {
 	m, host, err := s.machineOn(machine)
 	if err != nil {
 		return nil, err
@@ -108,7 +109,7 @@ func (s *Server) newItem(v *Vault, n ItemName, machine MachineName, policy Polic
 	if m.State == pb.MachineState_MACHINE_STATE_GONE {
 		return nil, errMachineGone(m)
 	}
-	if err := checkExcluded("protected_item.excluded_disks", m, excluded); err != nil {
+	if err := checkExcluded("protected_item.excluded_disks", m, in.GetExcludedDisks()); err != nil {
 		return nil, err
 	}
 	uid, err := uuid.NewRandomFromReader(s.opts.Rand)
@@ -117,7 +118,7 @@ func (s *Server) newItem(v *Vault, n ItemName, machine MachineName, policy Polic
 	}
 	now := timestamppb.New(s.opts.Now())
 	it := &pb.ProtectedItem{
-		Name: n.String(), Uid: uid.String(), Machine: m.Name, Policy: policy.String(), ExcludedDisks: excluded,
+		Name: n.String(), Uid: uid.String(), Machine: m.Name, Policy: policy.String(), ExcludedDisks: in.GetExcludedDisks(), MinimumConsistency: in.GetMinimumConsistency(),
 		ProtectionState:      pb.ProtectionState_PROTECTION_STATE_IR_PENDING,
 		LastBackupStatus:     pb.BackupStatus_BACKUP_STATUS_IR_PENDING,
 		LastBackupStatusText: initialBackupPending,
@@ -273,17 +274,19 @@ func (s *protectedItemService) ListProtectedItems(_ context.Context, r *pb.ListP
 	return resp, nil
 }
 
-// UpdateProtectedItem changes the policy or the excluded disks.
+// UpdateProtectedItem changes the policy, the excluded disks, or the consistency
+// that is demanded.
 func (s *protectedItemService) UpdateProtectedItem(ctx context.Context, r *pb.UpdateProtectedItemRequest) (*pb.UpdateProtectedItemResponse, error) {
 	var f fields
 	in := r.GetProtectedItem()
 	n := f.item("protected_item.name", in.GetName())
-	set := f.mask(r.UpdateMask, "policy", "excluded_disks")
+	set := f.mask(r.UpdateMask, "policy", "excluded_disks", "minimum_consistency")
 	var policy PolicyName
 	if set["policy"] {
 		policy = f.policyOf("protected_item.policy", in.GetPolicy(), n.VaultName)
 	}
 	f.excludedDisks("protected_item.excluded_disks", in.GetExcludedDisks())
+	enum(&f, "protected_item.minimum_consistency", in.GetMinimumConsistency(), pb.ConsistencyClass_name)
 	f.text("protected_item.etag", in.GetEtag(), 64)
 	if err := f.err(); err != nil {
 		return nil, err
@@ -312,6 +315,9 @@ func (s *protectedItemService) UpdateProtectedItem(ctx context.Context, r *pb.Up
 				return err
 			}
 			it.ExcludedDisks = in.ExcludedDisks
+		}
+		if set["minimum_consistency"] {
+			it.MinimumConsistency = in.MinimumConsistency
 		}
 		it.UpdateTime = timestamppb.New(s.opts.Now())
 		return nil

@@ -147,7 +147,7 @@ func (s *recoveryPointService) DeleteRecoveryPoint(ctx context.Context, r *pb.De
 		return nil, newError(pb.ErrorReason_ERROR_REASON_IMMUTABLE,
 			"vault %q is immutable (%s): its recovery points cannot be deleted", v.Name, short(m.Immutability)).with("name", n.String())
 	}
-	reopen, err := s.data.leases.closePoint(n)
+	reopen, err := s.closePoint(n)
 	if err != nil {
 		return nil, err
 	}
@@ -167,11 +167,6 @@ func (s *recoveryPointService) DeleteRecoveryPoint(ctx context.Context, r *pb.De
 		return nil, err
 	}
 	return &pb.DeleteRecoveryPointResponse{}, nil
-}
-
-// Restore comes with the restores of whole machines.
-func (s *recoveryPointService) Restore(context.Context, *pb.RestoreRequest) (*pb.RestoreResponse, error) {
-	return nil, errNotImplemented(pb.RecoveryPointService_Restore_FullMethodName)
 }
 
 // LeaseRecoveryPoint keeps a point from being deleted while it is read.

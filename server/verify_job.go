@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -69,7 +70,7 @@ func (s *Server) verifyPoint(run *job.Run, v *Vault, n PointName, p *pb.Recovery
 	}
 	defer func() { _ = s.data.leases.release(n, lease) }() // it may have run out
 	total := int64(0)
-	for _, d := range p.Disks {
+	for _, d := range append(slices.Clone(p.Disks), p.StateFiles...) {
 		total += d.DataBytes
 	}
 	show := func(j *pb.Job, done int64) {

@@ -17,6 +17,9 @@
 //	machine/{subscription}/{host}/{machine}      P  cairn.v1.Machine
 //	job/{subscription}/{job}/{vault}             P  cairn.v1.Job
 //	lease/{subscription}/{job}/{vault}           J  Lease
+//	restore/{subscription}/{job}/{vault}         P  cairn.v1.RestoreRequest: what a
+//	                                                RESTORE job is to do, its host
+//	                                                filled in
 //	request/{subscription}/{request}             J  Request
 //	meta/revision                                N  a revision that no job has passed
 //

@@ -135,9 +135,19 @@ func (r Reader) Jobs(subscription, vault, after string, fn func(*pb.Job) bool) e
 // PutJob writes a job.
 func (t *Tx) PutJob(j *pb.Job) error { return t.putProto(jobKey("job", j.Name), j) }
 
-// DeleteJob removes a job and its lease.
+// DeleteJob removes a job and all that belongs to it.
 func (t *Tx) DeleteJob(name string) error {
-	return errors.Join(t.delete(jobKey("job", name)), t.delete(jobKey("lease", name)))
+	return errors.Join(t.delete(jobKey("job", name)), t.delete(jobKey("lease", name)), t.delete(jobKey("restore", name)))
+}
+
+// Restore reads what a RESTORE job is to do, by the job's resource name.
+func (r Reader) Restore(job string) (*pb.RestoreRequest, error) {
+	return getProto[pb.RestoreRequest](r, jobKey("restore", job))
+}
+
+// PutRestore writes what a RESTORE job is to do.
+func (t *Tx) PutRestore(job string, r *pb.RestoreRequest) error {
+	return t.putProto(jobKey("restore", job), r)
 }
 
 // Lease says who holds a job. It stays when the job has ended, so that a report

@@ -220,7 +220,7 @@ func (m *Manager) assign(s *session, e *entry) (a *pb.JobAssignment, again bool)
 	m.mu.Lock()
 	j := e.job
 	m.mu.Unlock()
-	work, err := m.o.Hooks.Work(j)
+	work, err := m.o.Hooks.Work(j, e.restore)
 	if err != nil {
 		m.finish(e, end{state: pb.JobState_JOB_STATE_FAILED, error: m.o.Hooks.Problem(err)})
 		return nil, true
@@ -256,8 +256,7 @@ func (m *Manager) assign(s *session, e *entry) (a *pb.JobAssignment, again bool)
 	s.running[e] = true
 	m.wake()
 	e.assigned = &pb.JobAssignment{
-		Job: next, LeaseToken: token, LeaseExpireTime: timestamppb.New(e.lease.Expire),
-		Work: &pb.JobAssignment_Backup{Backup: work},
+		Job: next, LeaseToken: token, LeaseExpireTime: timestamppb.New(e.lease.Expire), Work: work.Work,
 	}
 	return e.assigned, true
 }

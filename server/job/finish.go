@@ -96,7 +96,7 @@ func complete(j *pb.Job, point string) {
 	case pb.ErrorReason_ERROR_REASON_UNSPECIFIED, pb.ErrorReason_ERROR_REASON_INTERRUPTED, pb.ErrorReason_ERROR_REASON_CANCELLED:
 	default:
 		j.Warnings = append(j.Warnings, &pb.Warning{
-			Reason: j.Error.Reason, Message: j.Error.Message, Metadata: j.Error.Metadata,
+			Reason: j.Error.Reason, Message: j.Error.Message, Metadata: j.Error.Metadata, Remedy: j.Error.Remedy,
 		})
 	}
 	j.State = pb.JobState_JOB_STATE_COMPLETED

@@ -56,10 +56,13 @@ func (b *bench) open(o Options) {
 	o.Catalog = b.cat
 	o.Logger = slog.New(slog.DiscardHandler)
 	o.Hooks = Hooks{
-		Work: func(j *pb.Job) (*pb.BackupWork, error) {
+		Work: func(j *pb.Job, r *pb.RestoreRequest) (*pb.JobAssignment, error) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			return &pb.BackupWork{ProtectedItem: j.ProtectedItem}, b.work
+			if r != nil {
+				return &pb.JobAssignment{Work: &pb.JobAssignment_Restore{Restore: &pb.RestoreWork{RecoveryPoint: r.Name}}}, b.work
+			}
+			return &pb.JobAssignment{Work: &pb.JobAssignment_Backup{Backup: &pb.BackupWork{ProtectedItem: j.ProtectedItem}}}, b.work
 		},
 		Made: func(j *pb.Job) (string, bool) {
 			b.mu.Lock()
@@ -119,7 +122,9 @@ type agent struct {
 	cancel context.CancelFunc
 }
 
-func (b *bench) claim(instance string, max int) *agent {
+func (b *bench) claim(instance string, max int) *agent { return b.claimFor(host, instance, max) }
+
+func (b *bench) claimFor(host, instance string, max int) *agent {
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &agent{events: make(chan *pb.ClaimJobsResponse, 100), err: make(chan error, 1), cancel: cancel}
 	go func() {

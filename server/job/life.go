@@ -26,6 +26,9 @@ type Spec struct {
 	RetryOf       string
 	Scheduled     bool
 	Tasks         []string // titles, in the order in which they run
+	// Restore is what a RESTORE is to do, and where: its host must be given. It is
+	// kept, and must not be changed any more.
+	Restore *pb.RestoreRequest
 	// Also, if set, writes what is to become durable in one step with the job.
 	Also func(*catalog.Tx, *pb.Job) error
 }
@@ -45,15 +48,16 @@ func actions(j *pb.Job) []pb.JobAction {
 	case pb.JobState_JOB_STATE_QUEUED, pb.JobState_JOB_STATE_IN_PROGRESS:
 		return []pb.JobAction{pb.JobAction_JOB_ACTION_CANCEL}
 	case pb.JobState_JOB_STATE_FAILED, pb.JobState_JOB_STATE_CANCELLED:
-		if j.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
+		switch j.Operation {
+		case pb.JobOperation_JOB_OPERATION_BACKUP, pb.JobOperation_JOB_OPERATION_RESTORE:
 			return []pb.JobAction{pb.JobAction_JOB_ACTION_RETRY}
 		}
 	}
 	return nil
 }
 
-// Create queues a job for the agent of its machine's host. Errors: *BusyError,
-// and the catalog's.
+// Create queues a job for the agent of its host. Errors: *BusyError, and the
+// catalog's.
 func (m *Manager) Create(spec Spec) (*pb.Job, error) {
 	_, j, err := m.create(spec, pb.JobState_JOB_STATE_QUEUED, nil)
 	return j, err
@@ -72,8 +76,8 @@ func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCaus
 	if m.stopping && cancel != nil {
 		return nil, nil, ErrStopping
 	}
-	if b := m.busy[spec.ProtectedItem]; b != nil && spec.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
-		return nil, nil, &BusyError{Item: spec.ProtectedItem, Job: b.job.Name}
+	if b := m.busy[spec.ProtectedItem]; b != nil && exclusive(spec.Operation, spec.Restore) {
+		return nil, nil, &BusyError{Item: spec.ProtectedItem, Job: b.job.Name, Operation: b.job.Operation}
 	}
 	now := m.o.Now()
 	id, err := m.newID(now)
@@ -104,6 +108,11 @@ func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCaus
 	}
 	e := &entry{cancel: cancel, done: make(chan struct{}), ended: Ended(state)}
 	if err := m.commit(e, j, func(tx *catalog.Tx) error {
+		if spec.Restore != nil {
+			if err := tx.PutRestore(j.Name, spec.Restore); err != nil {
+				return err
+			}
+		}
 		if spec.Also == nil {
 			return nil
 		}
@@ -114,7 +123,7 @@ func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCaus
 	if e.ended {
 		return e, j, nil
 	}
-	a := m.adopt(j)
+	a := m.adopt(j, spec.Restore)
 	a.cancel = cancel
 	if state == pb.JobState_JOB_STATE_QUEUED {
 		m.queues[a.host] = append(m.queues[a.host], a)

@@ -34,11 +34,22 @@ var (
 	ErrNoPoint = errors.New("the job has made no recovery point")
 )
 
-// BusyError: a backup of the item is under way.
-type BusyError struct{ Item, Job string }
+// BusyError: a backup of the item, or a restore in place, is under way.
+type BusyError struct {
+	Item, Job string
+	Operation pb.JobOperation // BACKUP or RESTORE
+}
 
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("a backup of %s is under way: %s", e.Item, e.Job)
+	return fmt.Sprintf("%s of %s is under way: %s", e.What(), e.Item, e.Job)
+}
+
+// What names the operation in a sentence.
+func (e *BusyError) What() string {
+	if e.Operation == pb.JobOperation_JOB_OPERATION_RESTORE {
+		return "a restore in place"
+	}
+	return "a backup"
 }
 
 // StateError: the job is in a state that does not allow what was asked.
@@ -54,9 +65,10 @@ func (e *StateError) Error() string {
 // Hooks are what the Manager asks of the rest of the server. They are called
 // without locks, never concurrently for the same job.
 type Hooks struct {
-	// Work describes a queued job to the agent that is about to get it. An error
-	// fails the job.
-	Work func(*pb.Job) (*pb.BackupWork, error)
+	// Work describes a queued job to the agent that is about to get it: an
+	// assignment of which only the work is set. restore is what a RESTORE is to
+	// do, nil for other jobs; it must not be changed. An error fails the job.
+	Work func(j *pb.Job, restore *pb.RestoreRequest) (*pb.JobAssignment, error)
 	// Made finds the recovery point that a job has made.
 	Made func(*pb.Job) (point string, ok bool)
 	// Ending is called with the final state of a job before it is stored. It can
@@ -135,7 +147,7 @@ type Manager struct {
 	stopping bool                // nothing is dispatched any more
 	stopped  bool                // nothing is begun any more
 	active   map[string]*entry   // jobs that have not ended, or whose end is not stored
-	busy     map[string]*entry   // item → its BACKUP that has not ended
+	busy     map[string]*entry   // item → its BACKUP, or RESTORE in place, that has not ended
 	queues   map[string][]*entry // host → queued jobs, oldest first
 	sessions map[string]*session // host → its agent
 	lastID   time.Time           // of the last job id made
@@ -151,8 +163,9 @@ type Manager struct {
 
 // entry is a job that has not ended.
 type entry struct {
-	job      *pb.Job // never changed, only replaced
-	host     string  // whose agent runs it; "" if the server does
+	job      *pb.Job            // never changed, only replaced
+	restore  *pb.RestoreRequest // what a RESTORE is to do; never changed
+	host     string             // whose agent runs it; "" if the server does
 	lease    catalog.Lease
 	assigned *pb.JobAssignment       // as long as this process remembers it
 	session  *session                // to which it was assigned; nil if that is gone
@@ -186,9 +199,16 @@ func Open(o Options) (*Manager, error) {
 		if Ended(j.State) {
 			return true
 		}
-		e := m.adopt(j)
+		restore, missing := (*pb.RestoreRequest)(nil), error(nil)
+		if j.Operation == pb.JobOperation_JOB_OPERATION_RESTORE {
+			restore, missing = m.cat.Restore(j.Name)
+		}
+		e := m.adopt(j, restore)
 		lease, err := m.cat.Lease(j.Name)
 		switch {
+		case missing != nil:
+			m.log.Error("a job is lost", "job", j.Name, "error", missing)
+			lost = append(lost, e)
 		case j.State == pb.JobState_JOB_STATE_QUEUED:
 			m.queues[e.host] = append([]*entry{e}, m.queues[e.host]...) // newest come first
 		case err == nil && e.host != "":
@@ -211,17 +231,22 @@ func Open(o Options) (*Manager, error) {
 }
 
 // adopt makes the entry of a job that has not ended.
-func (m *Manager) adopt(j *pb.Job) *entry {
+func (m *Manager) adopt(j *pb.Job, restore *pb.RestoreRequest) *entry {
 	j.Actions = actions(j)
-	e := &entry{job: j, done: make(chan struct{})}
+	e := &entry{job: j, restore: restore, host: restore.GetHost(), done: make(chan struct{})}
 	if host, _, ok := strings.Cut(j.Machine, "/machines/"); ok && j.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
 		e.host = host
 	}
 	m.active[j.Name] = e
-	if j.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
+	if exclusive(j.Operation, restore) {
 		m.busy[j.ProtectedItem] = e
 	}
 	return e
+}
+
+// exclusive says whether a job keeps others of its kind from its item.
+func exclusive(op pb.JobOperation, restore *pb.RestoreRequest) bool {
+	return op == pb.JobOperation_JOB_OPERATION_BACKUP || restore.GetInPlace() != nil
 }
 
 // Drain lets nothing new begin: queued jobs stay queued. It returns when all

@@ -31,6 +31,42 @@ func (m *Manager) Get(name string) (*pb.Job, error) {
 	return j, nil
 }
 
+// Restore gives what a RESTORE job is, or was, to do. It is the caller's own.
+// Error: ErrNotFound.
+func (m *Manager) Restore(name string) (*pb.RestoreRequest, error) {
+	r, err := m.cat.Restore(name)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	return r, err
+}
+
+// Reading names a RESTORE job that reads a recovery point, or is to read it.
+// It waits for nothing but the Manager's own lock.
+func (m *Manager) Reading(point string) (job string, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.active {
+		if e.restore != nil && !e.ended && e.job.RecoveryPoint == point {
+			return e.job.Name, true
+		}
+	}
+	return "", false
+}
+
+// Waiting names a job that a host is to do, or does. It waits for nothing but the
+// Manager's own lock.
+func (m *Manager) Waiting(host string) (job string, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.active {
+		if e.host == host && !e.ended {
+			return e.job.Name, true
+		}
+	}
+	return "", false
+}
+
 // List calls fn for the jobs of a subscription, or of one of its vaults by id,
 // newest first, from behind the job named after. They are shared: not to be
 // changed.

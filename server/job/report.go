@@ -126,4 +126,7 @@ func apply(r *pb.ReportJobRequest, j *pb.Job) {
 	if len(c.Warnings) > 0 {
 		j.Warnings = c.Warnings
 	}
+	if c.Outcome != "" {
+		j.Outcome = c.Outcome
+	}
 }
