@@ -73,6 +73,9 @@ func Run(ctx context.Context, o Options) error {
 	context.AfterFunc(ctx, func() { stop(errStopped) })
 	var wg sync.WaitGroup
 	wg.Go(func() { a.watch(ctx) })
+	// Guests that a crash left frozen are thawed before anything else, server or
+	// not.
+	a.cleanUp(ctx, errNotConnected)
 	err = a.serve(ctx)
 	stop(errStopped)
 	a.stopAll()
@@ -88,6 +91,7 @@ type agent struct {
 	host     string // resource name
 	instance string // of this process
 	ready    sync.Once
+	clean    bool // CleanUp has nothing left to do; used by serve only
 
 	// dirty has an element when the machines are to be reported anew.
 	dirty chan struct{}
@@ -172,6 +176,7 @@ func (a *agent) session(ctx context.Context) error {
 	if err := a.reportMachines(ctx); err != nil {
 		return err
 	}
+	a.cleanUp(ctx, nil)
 	ctx, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -233,7 +238,7 @@ func (a *agent) reportMachines(ctx context.Context) error {
 
 func (a *agent) machine(m source.Machine) *cairnv1.Machine {
 	out := &cairnv1.Machine{
-		Name: a.host + "/machines/" + m.ID, Title: m.Title, GuestOs: m.GuestOS,
+		Name: a.host + "/machines/" + m.ID, Title: m.Title, HypervisorId: m.HypervisorID, GuestOs: m.GuestOS,
 		State: cairnv1.MachineState_MACHINE_STATE_IMAGE,
 	}
 	switch m.State {
@@ -243,12 +248,28 @@ func (a *agent) machine(m source.Machine) *cairnv1.Machine {
 		out.State = cairnv1.MachineState_MACHINE_STATE_PAUSED
 	case source.StateStopped:
 		out.State = cairnv1.MachineState_MACHINE_STATE_OFF
+	case source.StateCrashed:
+		out.State = cairnv1.MachineState_MACHINE_STATE_CRASHED
+	}
+	switch m.Agent {
+	case source.AgentNotConfigured:
+		out.GuestAgent = cairnv1.GuestAgentState_GUEST_AGENT_STATE_NOT_CONFIGURED
+	case source.AgentConnected:
+		out.GuestAgent = cairnv1.GuestAgentState_GUEST_AGENT_STATE_CONNECTED
+	case source.AgentUnreachable:
+		out.GuestAgent = cairnv1.GuestAgentState_GUEST_AGENT_STATE_UNREACHABLE
 	}
 	for _, d := range m.Disks {
 		out.Disks = append(out.Disks, &cairnv1.MachineDisk{Target: d.Target, Path: d.Path, Format: d.Format, Size: d.Size, Allocated: d.Allocated})
 	}
 	if m.Problem != "" {
 		out.Problem = &cairnv1.Problem{Reason: cairnv1.ErrorReason_ERROR_REASON_IMAGE_UNREADABLE, Message: m.Problem}
+		switch {
+		case m.State == source.StateCrashed, m.State == source.StatePaused:
+			out.Problem.Reason = cairnv1.ErrorReason_ERROR_REASON_MACHINE_STATE
+		case m.HypervisorID != "": // what it cannot do is not the fault of an image
+			out.Problem.Reason = cairnv1.ErrorReason_ERROR_REASON_SNAPSHOT_FAILED
+		}
 	}
 	return out
 }

@@ -5,208 +5,280 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"cairn/blockstore/diskmap"
 	"cairn/client"
 	"cairn/client/source"
 	cairnv1 "cairn/proto/cairn/v1"
 )
 
-// Tasks of a backup, in the words that users know.
-const (
-	taskSnapshot = iota
-	taskTransfer
-)
-
 // transferFor is how long a transfer that made no progress, because the server
-// is gone, is tried again on the same snapshot.
-const transferFor = 5 * time.Minute
+// is gone or the snapshot's connection broke, is tried again on the same
+// snapshot.
+const transferFor = patience
+
+// keepFor is how long the source may take to make a checkpoint valid.
+const keepFor = time.Minute
+
+// moreSnapshots is how often a backup whose snapshot went away begins again.
+const moreSnapshots = 2
+
+// backup makes one recovery point: the work of a BACKUP job, or the safety point
+// of a restore.
+type backup struct {
+	j *job
+	w *cairnv1.BackupWork
+	// The job's tasks that show it; they may be the same.
+	snapshotTask, dataTask string
+	// safety means that the job's stats are about something else.
+	safety bool
+
+	// These belong to one snapshot. base is the point to build on, fixed before
+	// the snapshot was taken: what the source says has changed has changed since
+	// that point and no other. nil if there is none, or none any more.
+	base     *cairnv1.RecoveryPoint
+	snap     source.Snapshot
+	info     source.SnapshotInfo
+	pr       *progress
+	measured bool   // pr.total is right
+	proven   bool   // samples have been taken
+	token    string // of the open upload, or ""
+	// committing is set once a commit was sent: it may have succeeded though no
+	// answer came.
+	committing bool
+}
 
 // backup runs a BACKUP job.
 func (j *job) backup(ctx context.Context, w *cairnv1.BackupWork) error {
-	j.update(func(r *cairnv1.ReportJobRequest) {
-		r.Tasks = []*cairnv1.JobTask{
-			{Title: "Take Snapshot", State: cairnv1.JobState_JOB_STATE_IN_PROGRESS, StartTime: timestamppb.Now()},
-			{Title: "Transfer data to vault", State: cairnv1.JobState_JOB_STATE_QUEUED},
+	j.plan(taskSnapshot, taskTransfer)
+	b := &backup{j: j, w: w, snapshotTask: taskSnapshot, dataTask: taskTransfer}
+	point, err := b.run(ctx)
+	if err == nil {
+		j.a.Log.Info("recovery point made", "job", j.name, "point", point.GetName())
+	}
+	return err
+}
+
+// run makes the point, and begins again with a new snapshot when the one it had
+// went away: the machine was stopped, or started.
+func (b *backup) run(ctx context.Context) (*cairnv1.RecoveryPoint, error) {
+	var kept []*cairnv1.Warning
+	b.j.update(func(r *cairnv1.ReportJobRequest) { kept = slices.Clone(r.Warnings) })
+	for again := 0; ; again++ {
+		point, err := b.once(ctx)
+		if err == nil || !errors.Is(err, source.ErrSnapshotLost) || again == moreSnapshots || ctx.Err() != nil {
+			return point, err
+		}
+		b.j.a.Log.Warn("snapshot is lost; taking another", "job", b.j.name, "err", err)
+		// What the lost snapshot warned of is not true of the next.
+		b.j.update(func(r *cairnv1.ReportJobRequest) { r.Warnings = slices.Clone(kept) })
+		b.j.warn(cairnv1.ErrorReason_ERROR_REASON_SNAPSHOT_LOST, fmt.Errorf("the backup began again with a new snapshot: %w", err))
+		b.j.update(func(r *cairnv1.ReportJobRequest) { kept = slices.Clone(r.Warnings) })
+	}
+}
+
+// stats changes the job's stats if they are about this.
+func (b *backup) stats(f func(*cairnv1.JobStats)) {
+	if !b.safety {
+		b.j.update(func(r *cairnv1.ReportJobRequest) { f(r.Stats) })
+	}
+}
+
+// once makes the point from one snapshot.
+func (b *backup) once(ctx context.Context) (*cairnv1.RecoveryPoint, error) {
+	j, w := b.j, b.w
+	*b = backup{j: j, w: w, snapshotTask: b.snapshotTask, dataTask: b.dataTask, safety: b.safety, pr: &progress{}}
+	j.begin(b.snapshotTask)
+	var err error
+	if b.base, err = j.point(ctx, w.GetBaseRecoveryPoint()); err != nil {
+		return nil, fmt.Errorf("read the last point: %w", err)
+	}
+	b.snap, err = j.a.Source.Snapshot(ctx, path.Base(w.GetMachine()), source.SnapshotOptions{
+		Exclude: w.GetExcludedDisks(), Since: b.base.GetCheckpoint(), Continues: b.base != nil,
+		Minimum: minimum(w.GetMinimumConsistency()),
+	})
+	if err != nil {
+		return nil, snapshotError{err}
+	}
+	defer func() {
+		if err := b.snap.Close(); err != nil {
+			j.a.Log.Error("release snapshot", "job", j.name, "err", err)
+		}
+	}()
+	b.info = b.snap.Info()
+	j.warnings(b.info.Warnings)
+	b.stats(func(s *cairnv1.JobStats) { s.Frozen = durationpb.New(b.info.FrozenFor) })
+	j.done(b.snapshotTask)
+	j.begin(b.dataTask)
+	b.compareLayout()
+	b.distrustMisfits()
+	point, err := b.transferUntilDone(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The point is there and good. A cancellation that comes now is too late.
+	keepCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepFor)
+	defer cancel()
+	if err := b.snap.Keep(keepCtx); err != nil {
+		j.warn(cairnv1.ErrorReason_ERROR_REASON_CHANGE_TRACKING_RESET, fmt.Errorf("the next backup reads everything: %w", err))
+	}
+	b.stats(func(s *cairnv1.JobStats) { // what the disks hold, not what was read of them
+		s.AllocatedBytes = 0
+		for _, d := range point.GetDisks() {
+			if k := d.GetKind(); k <= cairnv1.DiskKind_DISK_KIND_DISK {
+				s.AllocatedBytes += d.GetDataBytes()
+			}
 		}
 	})
-	snap, err := j.a.Source.Snapshot(ctx, path.Base(w.GetMachine()), source.SnapshotOptions{Exclude: w.GetExcludedDisks()})
-	if err != nil {
-		return snapshotError{err}
-	}
-	defer snap.Close()
-	info := snap.Info()
-	j.update(func(r *cairnv1.ReportJobRequest) {
-		now := timestamppb.Now()
-		t := r.Tasks[taskSnapshot]
-		t.State, t.EndTime = cairnv1.JobState_JOB_STATE_COMPLETED, now
-		t = r.Tasks[taskTransfer]
-		t.State, t.StartTime = cairnv1.JobState_JOB_STATE_IN_PROGRESS, now
-		r.Stats.Frozen = durationpb.New(info.FrozenFor)
-		for _, w := range info.Warnings {
-			r.Warnings = append(r.Warnings, &cairnv1.Warning{Reason: warningReason(w.Kind), Message: w.Text})
+	j.done(b.dataTask)
+	return point, nil
+}
+
+// baseDisk is the base's disk of a name, or nil.
+func (b *backup) baseDisk(target string) *cairnv1.RecoveryPointDisk {
+	for _, d := range b.base.GetDisks() {
+		if d.GetTarget() == target {
+			return d
 		}
-	})
-	pr, err := j.measure(ctx, snap)
-	if err != nil {
-		return err
 	}
-	point, err := j.transferUntilDone(ctx, w, snap, pr)
-	if err != nil {
-		return err
-	}
-	if err := snap.Keep(ctx); err != nil {
-		// The point is there and good; only the next backup reads more.
-		j.warn(cairnv1.ErrorReason_ERROR_REASON_CHANGE_TRACKING_RESET, err)
-	}
-	j.update(func(r *cairnv1.ReportJobRequest) {
-		t := r.Tasks[taskTransfer]
-		t.State, t.EndTime = cairnv1.JobState_JOB_STATE_COMPLETED, timestamppb.Now()
-		t.DoneBytes, t.Detail = t.TotalBytes, ""
-	})
-	j.a.Log.Info("recovery point made", "job", j.name, "point", point.GetName())
 	return nil
 }
 
+// distrustMisfits makes full disks of incremental ones whose changes cannot be
+// applied to the base.
+func (b *backup) distrustMisfits() {
+	for _, d := range b.snap.Disks() {
+		if !d.Incremental() {
+			continue
+		}
+		info := d.Info()
+		switch was := b.baseDisk(info.Target); {
+		case was == nil: // it was excluded, or is new: that it is read in full is no news
+			d.Distrust()
+		case was.GetSize() != info.Size:
+			b.j.warn(cairnv1.ErrorReason_ERROR_REASON_CHANGE_TRACKING_RESET, fmt.Errorf(
+				"disk %s has another size than in the last point, %d bytes instead of %d: it is read in full", info.Target, info.Size, was.GetSize()),
+				"disk", info.Target)
+			d.Distrust()
+		}
+	}
+}
+
+// loseBase goes on without a base that was deleted meanwhile.
+func (b *backup) loseBase() {
+	for _, d := range b.snap.Disks() {
+		if d.Incremental() {
+			b.j.warn(cairnv1.ErrorReason_ERROR_REASON_CHANGE_TRACKING_RESET, fmt.Errorf(
+				"disk %s: the point that the backup was to build on was deleted meanwhile: it is read in full", d.Info().Target), "disk", d.Info().Target)
+			d.Distrust()
+		}
+	}
+	b.base, b.measured = nil, false
+}
+
 // measure adds up what is going to be read.
-func (j *job) measure(ctx context.Context, snap source.Snapshot) (*progress, error) {
-	pr := &progress{}
-	var size int64
-	for _, d := range snap.Disks() {
+func (b *backup) measure(ctx context.Context) error {
+	if b.measured {
+		return nil
+	}
+	var size, total, tracked int64
+	for _, d := range b.snap.Disks() {
 		size += d.Info().Size
+		incremental := d.Incremental()
 		err := d.Extents(ctx, func(e source.Extent) error {
+			if incremental {
+				tracked += e.Length
+			}
 			if !e.Zero {
-				pr.total.Add(e.Length)
+				total += e.Length
 			}
 			return nil
 		})
 		if err != nil {
-			return nil, fmt.Errorf("disk %s: list extents: %w", d.Info().Target, err)
+			return fmt.Errorf("disk %s: list extents: %w", d.Info().Target, err)
 		}
 	}
-	j.update(func(r *cairnv1.ReportJobRequest) {
-		r.Stats.DiskBytes = size
-		r.Stats.AllocatedBytes = pr.total.Load()
-		r.Tasks[taskTransfer].TotalBytes = pr.total.Load()
-	})
-	return pr, nil
+	b.pr.total.Store(total)
+	b.j.task(b.dataTask, func(t *cairnv1.JobTask) { t.TotalBytes = total })
+	b.stats(func(s *cairnv1.JobStats) { s.DiskBytes, s.TrackedBytes = size, tracked })
+	b.measured = true
+	return nil
 }
 
 // transferUntilDone makes the point, and begins again on the same snapshot when
-// the server went away meanwhile.
-func (j *job) transferUntilDone(ctx context.Context, w *cairnv1.BackupWork, snap source.Snapshot, pr *progress) (*cairnv1.RecoveryPoint, error) {
-	stop := j.showProgress(ctx, pr)
+// the server went away meanwhile, or the connection to the snapshot.
+func (b *backup) transferUntilDone(ctx context.Context) (*cairnv1.RecoveryPoint, error) {
+	stop := b.j.showProgress(ctx, b.dataTask, b.pr, !b.safety)
 	defer stop()
-	token := ""
 	giveUp := time.Now().Add(transferFor)
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		before := pr.read.Load()
-		point, err := j.transferOnce(ctx, w, snap, pr, &token)
+		before := b.pr.read.Load()
+		point, err := b.transferOnce(ctx)
 		if err == nil {
 			return point, nil
 		}
 		if ctx.Err() != nil {
-			j.abandon(token)
+			b.abandon()
 			return nil, context.Cause(ctx)
 		}
+		transient := client.Transient(err) || errors.Is(err, source.ErrDisconnected)
 		switch client.Reason(err) {
 		case cairnv1.ErrorReason_ERROR_REASON_UPLOAD_NOT_FOUND, cairnv1.ErrorReason_ERROR_REASON_UPLOAD_EXPIRED:
-			token = "" // the server restarted, or was gone for longer than the lease
-		default:
-			if !client.Transient(err) {
-				j.abandon(token)
-				return nil, err
-			}
+			// The server restarted, or was gone for longer than the lease.
+			b.token, transient = "", true
 		}
-		if pr.read.Load() > before {
-			giveUp = time.Now().Add(transferFor)
-		}
-		if time.Now().After(giveUp) {
+		if !transient || errors.Is(err, source.ErrSnapshotLost) {
+			b.abandon()
 			return nil, err
 		}
-		j.a.Log.Warn("transfer broke; going on from the same snapshot", "job", j.name, "err", client.Message(err))
+		if b.pr.read.Load() > before {
+			giveUp, wait = time.Now().Add(transferFor), 100*time.Millisecond
+		}
+		if time.Now().After(giveUp) {
+			b.abandon()
+			return nil, err
+		}
+		b.j.a.Log.Warn("transfer broke; going on from the same snapshot", "job", b.j.name, "err", client.Message(err))
 		pause(ctx, wait)
 	}
 }
 
 // abandon ends an upload that leads nowhere, so that the vault need not wait
 // for its lease. If that fails, the lease will do.
-func (j *job) abandon(token string) {
-	if token == "" {
+func (b *backup) abandon() {
+	if b.token == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_, _ = j.a.c.Blocks.AbortUpload(ctx, &cairnv1.AbortUploadRequest{UploadToken: token})
+	_, _ = b.j.a.c.Blocks.AbortUpload(ctx, &cairnv1.AbortUploadRequest{UploadToken: b.token})
+	b.token = ""
 }
 
-// transferOnce makes the point over one upload: the one that token names, or,
-// with none, a new one whose token it leaves there.
-func (j *job) transferOnce(ctx context.Context, w *cairnv1.BackupWork, snap source.Snapshot, pr *progress, token *string) (*cairnv1.RecoveryPoint, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // streams that were left in the middle
-	pr.done.Store(0)
-
-	base, err := j.base(ctx, w.GetBaseRecoveryPoint())
-	if err != nil {
-		return nil, err
-	}
-	req := &cairnv1.CreateUploadRequest{
-		Parent: w.GetProtectedItem(), Job: j.name, LeaseToken: j.token,
-		BaseRecoveryPoint: base.GetName(), ResumeToken: *token,
-	}
-	for _, d := range snap.Disks() {
-		i := d.Info()
-		req.Disks = append(req.Disks, &cairnv1.UploadDisk{Target: i.Target, Size: i.Size, SourceFormat: i.Format})
-	}
-	up, err := j.a.c.StartUpload(ctx, req)
-	if err != nil {
-		return nil, fmt.Errorf("start upload: %w", err)
-	}
-	*token = up.Token
-	t := &transfer{up: up, compression: j.a.Compression, progress: pr, base: map[string]diskmap.Map{}}
-	if base != nil {
-		t.reader = j.a.c.Reader(base.GetName())
-		for _, d := range base.GetDisks() {
-			m, err := client.Map(d)
-			if err != nil {
-				return nil, fmt.Errorf("base %s: %w", base.GetName(), err)
-			}
-			t.base[d.GetTarget()] = m
-		}
-	}
-	j.compareLayout(base, snap.Info())
-	changed, sent, err := t.disks(ctx, snap)
-	if err != nil {
-		return nil, err
-	}
-	if err := snap.Check(ctx); errors.Is(err, source.ErrChanged) {
-		j.warn(cairnv1.ErrorReason_ERROR_REASON_IMAGE_CHANGED, err)
-	} else if err != nil {
-		return nil, err
-	}
-	j.update(func(r *cairnv1.ReportJobRequest) {
-		r.Stats.NewBlocks, r.Stats.NewBytes, r.Stats.SentBytes = sent.NewBlocks, sent.NewBytes, sent.StoredBytes
-		r.Stats.ChangedBlocks, r.Stats.ReadBytes = changed, pr.read.Load()
-	})
-	info := snap.Info()
-	commit := &cairnv1.CommitUploadRequest{
+// commit makes the point of an upload whose maps are written.
+func (b *backup) commit(ctx context.Context, up *client.Upload) (*cairnv1.RecoveryPoint, error) {
+	var warnings []*cairnv1.Warning
+	b.j.update(func(r *cairnv1.ReportJobRequest) { warnings = slices.Clone(r.Warnings) })
+	info := b.info
+	req := &cairnv1.CommitUploadRequest{
 		SnapshotTime:          timestamppb.New(info.Time),
 		Consistency:           consistency(info.Consistency),
 		MachineTitle:          info.Machine.Title,
 		GuestOs:               info.Machine.GuestOS,
 		MachineDefinition:     info.Definition,
 		MachineDefinitionType: info.DefinitionKind,
-		Warnings:              j.report.GetWarnings(),
+		Warnings:              warnings[:min(len(warnings), 100)],
+		Checkpoint:            info.Checkpoint,
 	}
+	b.committing = true
 	// Committing again answers the same, so an answer that was lost on the way
 	// is asked for once more rather than the transfer begun anew.
 	for attempt := 0; ; attempt++ {
-		point, err := up.Commit(ctx, commit)
+		point, err := up.Commit(ctx, req)
 		switch {
 		case err == nil:
 			return point, nil
@@ -217,109 +289,40 @@ func (j *job) transferOnce(ctx context.Context, w *cairnv1.BackupWork, snap sour
 	}
 }
 
+// committed finds the point if an earlier commit has made it after all: a server
+// that was restarted knows the point, but its upload no more.
+func (b *backup) committed(ctx context.Context) (*cairnv1.RecoveryPoint, error) {
+	if !b.committing {
+		return nil, nil
+	}
+	resp, err := b.j.a.c.Points.ListRecoveryPoints(ctx, &cairnv1.ListRecoveryPointsRequest{Parent: b.w.GetProtectedItem(), PageSize: 10})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range resp.GetRecoveryPoints() {
+		if p.GetJob() == b.j.name {
+			return p, nil
+		}
+	}
+	return nil, nil
+}
+
 // compareLayout warns of disks that the newest point has and the machine has
 // not, or has smaller: an image that was cut short looks just like a disk that
 // somebody shrank. What was excluded since was somebody's wish.
-func (j *job) compareLayout(base *cairnv1.RecoveryPoint, info source.SnapshotInfo) {
+func (b *backup) compareLayout() {
 	now := map[string]int64{}
-	for _, d := range info.Machine.Disks {
+	for _, d := range b.info.Machine.Disks {
 		now[d.Target] = d.Size
 	}
-	for _, d := range base.GetDisks() {
+	for _, d := range b.base.GetDisks() {
 		if size, there := now[d.GetTarget()]; !there {
-			j.warn(cairnv1.ErrorReason_ERROR_REASON_DISK_LAYOUT_CHANGED, fmt.Errorf("disk %s, which the last point has, is gone", d.GetTarget()))
+			b.j.warn(cairnv1.ErrorReason_ERROR_REASON_DISK_LAYOUT_CHANGED, fmt.Errorf("disk %s, which the last point has, is gone", d.GetTarget()), "disk", d.GetTarget())
 		} else if size < d.GetSize() {
-			j.warn(cairnv1.ErrorReason_ERROR_REASON_DISK_LAYOUT_CHANGED,
-				fmt.Errorf("disk %s is smaller than in the last point: %d bytes, it had %d; was its image cut short?", d.GetTarget(), size, d.GetSize()))
+			b.j.warn(cairnv1.ErrorReason_ERROR_REASON_DISK_LAYOUT_CHANGED,
+				fmt.Errorf("disk %s is smaller than in the last point: %d bytes, it had %d; was its image cut short?", d.GetTarget(), size, d.GetSize()), "disk", d.GetTarget())
 		}
 	}
-}
-
-// disks scans all disks, waits until what was sent is durable, and writes the maps.
-func (t *transfer) disks(ctx context.Context, snap source.Snapshot) (changed int64, sent client.Sent, err error) {
-	t.stream, err = t.up.SendBlocks(ctx)
-	if err != nil {
-		return 0, sent, fmt.Errorf("send blocks: %w", err)
-	}
-	defer t.stream.Cancel()
-	var results []*diskResult
-	defer func() {
-		for _, r := range results {
-			r.spool.close()
-		}
-	}()
-	for _, d := range snap.Disks() {
-		r, err := t.scan(ctx, d)
-		if err != nil {
-			return 0, sent, err
-		}
-		results = append(results, r)
-	}
-	if sent, err = t.stream.Close(); err != nil {
-		return 0, sent, fmt.Errorf("send blocks: %w", err)
-	}
-	for _, r := range results {
-		n, err := t.writeMap(ctx, r)
-		if err != nil {
-			return 0, sent, err
-		}
-		changed += n
-	}
-	return changed, sent, nil
-}
-
-// base is the point to build on; nil if there is none, or none any more.
-func (j *job) base(ctx context.Context, name string) (*cairnv1.RecoveryPoint, error) {
-	if name == "" {
-		return nil, nil
-	}
-	resp, err := j.a.c.Points.GetRecoveryPoint(ctx, &cairnv1.GetRecoveryPointRequest{Name: name})
-	if client.Reason(err) == cairnv1.ErrorReason_ERROR_REASON_RECOVERY_POINT_NOT_FOUND {
-		return nil, nil
-	}
-	return resp.GetRecoveryPoint(), err
-}
-
-// showProgress copies what a transfer counts to what is told about the job.
-func (j *job) showProgress(ctx context.Context, pr *progress) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	show := func() {
-		j.update(func(r *cairnv1.ReportJobRequest) {
-			t := r.Tasks[taskTransfer]
-			t.DoneBytes = min(pr.done.Load(), t.TotalBytes)
-			t.Detail, _ = pr.disk.Load().(string)
-			r.Stats.ReadBytes = pr.read.Load()
-		})
-	}
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(reportEvery / 2)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				show()
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
-}
-
-func (j *job) warn(reason cairnv1.ErrorReason, err error) {
-	j.update(func(r *cairnv1.ReportJobRequest) {
-		for _, w := range r.Warnings {
-			if w.Reason == reason && w.Message == err.Error() {
-				return // a transfer that began again says it again
-			}
-		}
-		r.Warnings = append(r.Warnings, &cairnv1.Warning{Reason: reason, Message: err.Error()})
-	})
 }
 
 func consistency(c source.Consistency) cairnv1.ConsistencyClass {
@@ -330,4 +333,14 @@ func consistency(c source.Consistency) cairnv1.ConsistencyClass {
 		return cairnv1.ConsistencyClass_CONSISTENCY_CLASS_APPLICATION_CONSISTENT
 	}
 	return cairnv1.ConsistencyClass_CONSISTENCY_CLASS_CRASH_CONSISTENT
+}
+
+func minimum(c cairnv1.ConsistencyClass) source.Consistency {
+	switch c {
+	case cairnv1.ConsistencyClass_CONSISTENCY_CLASS_FILE_SYSTEM_CONSISTENT:
+		return source.FileSystemConsistent
+	case cairnv1.ConsistencyClass_CONSISTENCY_CLASS_APPLICATION_CONSISTENT:
+		return source.ApplicationConsistent
+	}
+	return source.CrashConsistent
 }

@@ -93,6 +93,9 @@ func (j *job) run(ctx context.Context, as *cairnv1.JobAssignment) {
 	case *cairnv1.JobAssignment_Backup:
 		log.Info("backup begins", "machine", w.Backup.GetMachine())
 		err = j.backup(ctx, w.Backup)
+	case *cairnv1.JobAssignment_Restore:
+		log.Info("restore begins", "point", w.Restore.GetRecoveryPoint())
+		err = j.restore(ctx, w.Restore)
 	default:
 		err = fmt.Errorf("this agent does not know how to run %s: upgrade it", as.GetJob().GetOperation())
 	}
@@ -179,9 +182,12 @@ func (j *job) finish(err error) {
 		}
 		now := timestamppb.Now()
 		for _, t := range r.Tasks {
-			if t.EndTime == nil {
-				t.EndTime = now
-				t.State = r.State
+			switch {
+			case t.EndTime != nil:
+			case t.StartTime == nil && err != nil:
+				t.State = cairnv1.JobState_JOB_STATE_SKIPPED
+			default:
+				t.EndTime, t.State = now, r.State
 			}
 		}
 	})

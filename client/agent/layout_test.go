@@ -18,10 +18,12 @@ func TestCompareLayoutWarns(t *testing.T) {
 		{Target: "vda", Size: 100}, {Target: "vdb", Size: 99}, {Target: "vdc", Size: 101}, {Target: "vde", Size: 1},
 	}}}
 	j := &job{report: &cairnv1.ReportJobRequest{}}
-	for range 2 { // a transfer that begins again does not say it twice
-		j.compareLayout(base, info)
+	b := &backup{j: j, base: base, info: info}
+	for range 2 { // a backup that begins again does not say it twice
+		b.compareLayout()
 	}
-	j.compareLayout(nil, info)
+	b.base = nil
+	b.compareLayout()
 	var got []string
 	for _, w := range j.report.Warnings {
 		if w.Reason != cairnv1.ErrorReason_ERROR_REASON_DISK_LAYOUT_CHANGED {
