@@ -162,7 +162,7 @@ func Decide(f Facts) (Class, []Warning) {
 	case errors.Is(err, ErrFreezeExpired):
 		class = CrashConsistent
 		warn(KindFreezeExpired, "%v; the machine's snapshot takes too long, or its limit is too short", err)
-	case errors.Is(err, ErrThawFailed):
+	case errors.Is(err, ErrThawFailed), errors.Is(err, ErrGone):
 	case errors.Is(err, ErrHookFailed):
 		class = min(class, FileSystemConsistent)
 		warn(KindHookFailed, "%v, after the thaw; %s", err, remedies[KindHookFailed])
@@ -188,7 +188,7 @@ var remedies = map[Kind]string{
 
 func freezeKind(err error) Kind {
 	switch {
-	case errors.Is(err, ErrThawFailed):
+	case errors.Is(err, ErrThawFailed), errors.Is(err, ErrGone):
 		return KindThawFailed
 	case errors.Is(err, ErrAlreadyFrozen):
 		return KindAlreadyFrozen

@@ -11,6 +11,10 @@ var (
 	// ErrUnavailable: the agent does not answer, or there is no channel to it.
 	// A Transport wraps it when it knows that the agent is out of reach.
 	ErrUnavailable = errors.New("the guest agent cannot be reached")
+	// ErrGone: the machine does not run any more, so nothing in it is frozen. A
+	// Transport that knows that wraps it, and spares everyone the waiting for
+	// an answer to the thaw.
+	ErrGone = errors.New("the machine does not run")
 	// ErrFreezeFailed: the guest was asked to freeze and is not frozen. What
 	// went wrong is wrapped beside it: ErrVSS, ErrHookFailed, *CommandError, …
 	ErrFreezeFailed = errors.New("the guest's file systems could not be frozen")

@@ -20,7 +20,9 @@ const guardSlack = 5 * time.Second
 type FreezeOptions struct {
 	// Limit bounds the time from the freeze command to the beginning of the
 	// thaw; 0 means DefaultFreezeLimit. The guest's freeze hooks and VSS
-	// writers run within it.
+	// writers get ready within it. Writers of a busy Windows may take most of a
+	// minute for that: it may be given more, since VSS itself lets writes pass
+	// after ten seconds.
 	Limit time.Duration
 	// Guard, if not nil, describes the guard process. Its Limit is set by
 	// Freeze. Without one, the guest stays frozen when this process dies.
@@ -150,7 +152,7 @@ func (f *Frozen) run(stop <-chan struct{}) {
 //
 // Errors: ErrFreezeExpired when the limit (or VSS's own, of ten seconds) had
 // passed before; ErrHookFailed when the guest goes on, but its hook failed;
-// ErrThawFailed.
+// ErrGone; ErrThawFailed.
 func (f *Frozen) Thaw(ctx context.Context) (time.Duration, error) {
 	f.release()
 	<-f.done // bounded by timeouts.thaw
@@ -180,16 +182,18 @@ func (f *Frozen) thaw() error {
 
 // thawUntil asks for the thaw until it is confirmed or ctx ends.
 //
-// Errors: ErrThawFailed; any other means that the guest is thawed, but that
-// something failed while it was (a hook, VSS).
+// Errors: ErrThawFailed; ErrGone; any other means that the guest is thawed, but
+// that something failed while it was (a hook, VSS).
 func (c *Client) thawUntil(ctx context.Context) error {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err := c.send(ctx, c.limits.thawTry, theFreeze, "guest-fsfreeze-thaw", nil, nil)
 		if err == nil {
 			return nil
 		}
-		var refused *CommandError
-		if errors.As(err, &refused) {
+		if errors.Is(err, ErrGone) {
+			return err
+		}
+		if errors.As(err, new(*CommandError)) {
 			// The agent answers, so it can say what the refusal means.
 			if frozen, statusErr := c.status(ctx); statusErr == nil && !frozen {
 				return classify(err)

@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"testing"
 	"time"
@@ -225,3 +226,28 @@ func TestFreezeWithoutAgent(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// A machine that has ended is not waited for.
+func TestThawOfAMachineThatIsGone(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", dir+"/agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	if _, err := DialSocket(t.Context(), dir+"/agent"); !errors.Is(err, ErrGone) {
+		t.Errorf("a socket that nobody holds: %v", err)
+	}
+	a := newFakeAgent(t)
+	c := a.client(defaultTimeouts)
+	f := freeze(t, c, long)
+	c.transport = transportFunc(func() ([]byte, error) { return nil, ErrGone })
+	if _, err := f.Thaw(t.Context()); !errors.Is(err, ErrGone) || errors.Is(err, ErrThawFailed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+type transportFunc func() ([]byte, error)
+
+func (f transportFunc) Execute(context.Context, string) ([]byte, error) { return f() }

@@ -58,7 +58,6 @@ func StartGuard(ctx context.Context, o GuardOptions) (*Guard, error) {
 	// The program as it runs, even if its file has been replaced since.
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
 	// A session of its own: signals to our terminal or process group are not
 	// meant for it.
@@ -184,6 +183,9 @@ func rescue(ctx context.Context, args []string, open func(context.Context, []str
 		cancel()
 		if err == nil || !errors.Is(err, ErrThawFailed) && errors.As(err, new(*CommandError)) {
 			return nil // thawed, if not without complaint
+		}
+		if errors.Is(err, ErrGone) {
+			return err
 		}
 		select {
 		case <-time.After(200 * time.Millisecond):

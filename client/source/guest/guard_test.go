@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -28,11 +29,11 @@ func victim(path string) int {
 	select {}
 }
 
-// A process that is killed while it holds a freeze leaves no frozen guest, and
-// no guard.
-func TestKilledProcessLeavesNoFreeze(t *testing.T) {
-	a := newFakeAgent(t)
-	cmd := exec.Command("/proc/self/exe", victimCommand, a.path)
+// startVictim starts a process that freezes the agent, and returns what it says.
+// gone waits until nothing is left of it and its guard.
+func startVictim(t *testing.T, path string) (kill func(), says *bufio.Reader, gone func()) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", victimCommand, path)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -42,30 +43,66 @@ func TestKilledProcessLeavesNoFreeze(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
 	cmd.Stderr = w
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	w.Close()
-	line, _ := bufio.NewReader(out).ReadString('\n')
+	kill = func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // with its process group
+		cmd.Wait()
+	}
+	gone = func() {
+		t.Helper()
+		defer r.Close()
+		r.SetReadDeadline(time.Now().Add(patience))
+		words, err := io.ReadAll(r)
+		if err != nil {
+			t.Errorf("the guard is still there: %v", err)
+		}
+		t.Logf("%s", words)
+	}
+	return kill, bufio.NewReader(out), gone
+}
+
+// A process that is killed while it holds a freeze leaves no frozen guest, and
+// no guard.
+func TestKilledProcessLeavesNoFreeze(t *testing.T) {
+	a := newFakeAgent(t)
+	kill, says, gone := startVictim(t, a.path)
+	line, _ := says.ReadString('\n')
 	if line != "frozen <nil>\n" || !a.isFrozen() {
 		t.Errorf("the victim said %q", line)
 	}
 	a.seen()
-	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // with its process group
-	cmd.Wait()
+	kill()
 	a.await("guest-fsfreeze-thaw")
 	if a.isFrozen() {
 		t.Error("still frozen")
 	}
-	r.SetReadDeadline(time.Now().Add(patience))
-	words, err := io.ReadAll(r)
-	if err != nil {
-		t.Errorf("the guard is still there: %v", err)
+	gone()
+}
+
+// Nor does one that is killed while the guest is busy freezing.
+func TestKilledBeforeTheFreezeIsDone(t *testing.T) {
+	a := newFakeAgent(t)
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	a.set("guest-fsfreeze-freeze", func() string {
+		close(asked)
+		<-goOn
+		a.setFrozen(true)
+		return "{\"return\": 3}\n"
+	})
+	kill, _, gone := startVictim(t, a.path)
+	<-asked
+	kill()
+	close(goOn)
+	a.await("guest-fsfreeze-thaw")
+	if a.isFrozen() {
+		t.Error("still frozen")
 	}
-	t.Logf("%s", words)
+	gone()
 }
 
 func startGuard(t *testing.T, o GuardOptions) *Guard {
@@ -136,18 +173,19 @@ func TestGuardGivesUp(t *testing.T) {
 // Without a guard that watches there is no freeze.
 func TestFreezeNeedsItsGuard(t *testing.T) {
 	a := newFakeAgent(t)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	a.set("guest-fsfreeze-status", func() string {
-		return "{\"return\": \"thawed\"}\n"
-	})
 	c := a.client(defaultTimeouts)
-	if _, err := c.FreezeStatus(ctx); err != nil {
-		t.Fatal(err)
+	_, err := c.Freeze(t.Context(), FreezeOptions{Guard: &GuardOptions{Args: []string{"not\x00an argument"}}})
+	if !errors.Is(err, ErrFreezeFailed) {
+		t.Errorf("got %v", err)
 	}
+	if slices.Contains(a.seen(), "guest-fsfreeze-freeze") {
+		t.Error("frozen")
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
 	gone := errors.New("gone")
 	cancel(gone)
-	if _, err := StartGuard(ctx, GuardOptions{Limit: time.Hour, Args: []string{a.path}}); !errors.Is(err, gone) {
-		t.Fatalf("got %v", err)
+	if _, err := StartGuard(ctx, GuardOptions{Limit: time.Hour}); !errors.Is(err, gone) {
+		t.Errorf("got %v", err)
 	}
 }
 

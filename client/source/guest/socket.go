@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -56,7 +57,7 @@ var _ Transport = (*Socket)(nil)
 // DialSocket connects to the agent's socket. That succeeds as long as QEMU runs;
 // whether an agent answers is seen by the first command.
 //
-// Errors: ErrUnavailable.
+// Errors: ErrUnavailable, and with it ErrGone when QEMU has ended.
 func DialSocket(ctx context.Context, path string) (*Socket, error) {
 	s := &Socket{path: path}
 	if err := s.dial(ctx); err != nil {
@@ -68,6 +69,10 @@ func DialSocket(ctx context.Context, path string) (*Socket, error) {
 func (s *Socket) dial(ctx context.Context) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", s.path)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		// Nobody holds the socket: that QEMU has ended.
+		return fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrGone, err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}

@@ -3,11 +3,8 @@
 package guest
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"os"
-	"os/exec"
 	"testing"
 	"time"
 
@@ -110,24 +107,15 @@ func TestRealGuest(t *testing.T) {
 
 	// We die.
 	s.Close()
-	cmd := exec.Command("/proc/self/exe", victimCommand, vm.AgentSocket)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, _ := bufio.NewReader(out).ReadString('\n')
-	if line != "frozen <nil>\n" {
+	kill, says, gone := startVictim(t, vm.AgentSocket)
+	if line, _ := says.ReadString('\n'); line != "frozen <nil>\n" {
 		t.Errorf("the victim said %q", line)
 	}
-	cmd.Process.Kill()
-	cmd.Wait()
+	kill()
 	began = time.Now()
 	writes()
 	t.Logf("the guest writes %s after its freezer's death", time.Since(began))
+	gone()
 
 	// Nobody is there.
 	vm.Must("kill -9 $(pidof qemu-ga)")
