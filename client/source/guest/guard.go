@@ -38,7 +38,8 @@ type GuardOptions struct {
 	Args []string
 	// Limit is the time after which the guard thaws the guest in any case.
 	Limit time.Duration
-	// Patience is how long the guard tries to thaw; 0 means 30 s.
+	// Patience is how long the guard tries to thaw; 0 means two minutes: a guest
+	// that is slow to freeze must not be given up before it has frozen.
 	Patience time.Duration
 }
 
@@ -52,7 +53,7 @@ type Guard struct {
 // StartGuard starts a guard and returns when it watches.
 func StartGuard(ctx context.Context, o GuardOptions) (*Guard, error) {
 	if o.Patience <= 0 {
-		o.Patience = 30 * time.Second
+		o.Patience = 2 * time.Minute
 	}
 	args := append([]string{GuardCommand, o.Limit.String(), o.Patience.String()}, o.Args...)
 	// The program as it runs, even if its file has been replaced since.
