@@ -159,3 +159,43 @@ var kinds = map[guest.Kind]source.WarningKind{
 	guest.KindFreezeExpired:    source.WarnFreeze,
 	guest.KindThawFailed:       source.WarnFreeze,
 }
+
+// Thaw lets a guest go on that a process which is gone may have frozen. It does
+// nothing to one that is not frozen.
+//
+// Errors: guest.ErrUnavailable when the agent does not answer, so that nothing
+// is known; what the agent said.
+func Thaw(ctx context.Context, g guest.Transport) error {
+	c := guest.NewClient(g)
+	for {
+		switch frozen, err := c.FreezeStatus(ctx); {
+		case errors.As(err, new(*guest.CommandError)):
+			return nil // it cannot be frozen at all
+		case err != nil:
+			return fmt.Errorf("thaw the guest: %w", err)
+		case !frozen:
+			return nil
+		}
+		timed, cancel := context.WithTimeout(ctx, thawLimit)
+		reply, err := g.Execute(timed, `{"execute":"guest-fsfreeze-thaw"}`)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("thaw the guest: %w", err)
+		}
+		// What the agent says is not believed but seen, and tried again if need be.
+		switch frozen, err := c.FreezeStatus(ctx); {
+		case err != nil:
+			return fmt.Errorf("thaw the guest: %w", err)
+		case !frozen:
+			return nil
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("thaw the guest: %w: %.200s", guest.ErrThawFailed, reply)
+		}
+	}
+}
+
+// thawLimit is how long one thaw may take: the guest's hooks run in it.
+const thawLimit = 10 * time.Second

@@ -1,0 +1,129 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"cairn/client/source"
+	"cairn/client/source/live"
+)
+
+// Keys of live.Record.Extra.
+const (
+	extraQMP     = "qmp"     // the monitor's socket
+	extraAgent   = "agent"   // the guest agent's, or ""
+	extraSince   = "since"   // the earlier checkpoint, or ""
+	extraScratch = "scratch" // the directory of scratch files, if not the session's
+	extraKeep    = "keep"    // what becomes of the checkpoint: keepYes, keepNo, or "" while that is open
+	keepYes      = "yes"
+	keepNo       = "no"
+)
+
+// work is where a session's sockets and files are.
+type work struct {
+	dir     string // QEMU's to write in
+	scratch string // dir, or another
+	socket  string
+}
+
+func workOf(s *live.Session) work {
+	w := work{dir: s.Path("qemu")}
+	w.scratch, w.socket = w.dir, filepath.Join(w.dir, "nbd")
+	if other := s.Record().Extra[extraScratch]; other != "" {
+		w.scratch = other
+	}
+	return w
+}
+
+// scratchDir is a directory of a snapshot's own in Options.Scratch.
+func (s *Source) scratchDir(c checkpoint) string { return filepath.Join(s.o.Scratch, string(c)) }
+
+// file is the scratch file of a disk.
+func (w work) file(n int) string { return filepath.Join(w.scratch, fmt.Sprintf("%d.qcow2", n)) }
+
+// make makes the directories, which belong to the user that QEMU runs as: it
+// has to bind a socket there and to open the files.
+func (w work) make(c *shared) error {
+	if len(w.socket) > 100 { // of the 107 that the kernel takes
+		return fmt.Errorf("socket %s: its path is longer than 100 bytes: choose a shorter state directory", w.socket)
+	}
+	uid, gid, err := owner(c)
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{w.dir, w.scratch} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("directory for QEMU: %w", err)
+		}
+		if err := give(dir, uid, gid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// create makes the scratch file of a disk.
+func (w work) create(ctx context.Context, n int, size int64, c *shared) error {
+	cmd := exec.CommandContext(ctx, "qemu-img", "create", "-q", "-f", "qcow2", w.file(n), strconv.FormatInt(size, 10))
+	out, err := cmd.CombinedOutput()
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("%w: qemu-img: install the package qemu-utils", source.ErrToolMissing)
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return fmt.Errorf("scratch file: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	uid, gid, err := owner(c)
+	if err != nil {
+		return err
+	}
+	return give(w.file(n), uid, gid)
+}
+
+// remove removes all of it.
+func (w work) remove() error {
+	if err := errors.Join(os.RemoveAll(w.dir), os.RemoveAll(w.scratch)); err != nil {
+		return fmt.Errorf("remove scratch files: %w", err)
+	}
+	return nil
+}
+
+// give gives a file to a user, if we are the one who can and have to.
+func give(path string, uid, gid int) error {
+	if me := os.Geteuid(); me != 0 || uid == me {
+		return nil
+	}
+	if err := os.Chown(path, uid, gid); err != nil {
+		return fmt.Errorf("give it to QEMU: %w", err)
+	}
+	return nil
+}
+
+// owner returns the user and group that QEMU accesses files as.
+func owner(c *shared) (uid, gid int, err error) {
+	pid, err := c.PeerPID()
+	if err != nil {
+		return 0, 0, err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0, fmt.Errorf("user of QEMU: %w", err)
+	}
+	ids := map[string]int{}
+	for line := range strings.Lines(string(b)) {
+		// Uid: real, effective, saved, file system
+		if f := strings.Fields(line); len(f) == 5 && (f[0] == "Uid:" || f[0] == "Gid:") {
+			if ids[f[0]], err = strconv.Atoi(f[4]); err != nil {
+				return 0, 0, fmt.Errorf("user of QEMU: %w", err)
+			}
+		}
+	}
+	return ids["Uid:"], ids["Gid:"], nil
+}
