@@ -75,17 +75,16 @@ func (s *Server) restoreSpec(v *Vault, n PointName, r *pb.RestoreRequest) (job.S
 	}
 	r = proto.CloneOf(r)
 	r.RequestId = ""
-	tasks := []string{"Restore disks"}
+	tasks := []string{"Restore data"} // until the agent says what it does
 	switch t := r.Target.(type) {
 	case *pb.RestoreRequest_NewMachine:
-		tasks = append(tasks, "Define machine")
 		if t.NewMachine.Instant {
 			t.NewMachine.Start = true
-			tasks = []string{"Start machine", "Restore disks"}
+			tasks = []string{"Start machine", "Restore data"}
 		}
 		err = needDefinition(p)
 	case *pb.RestoreRequest_InPlace:
-		tasks = []string{"Make safety point", "Restore disks", "Define machine"}
+		tasks = []string{"Take safety point", "Restore data"}
 		if err = needDefinition(p); err != nil {
 			break
 		}

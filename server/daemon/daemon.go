@@ -30,10 +30,16 @@ const (
 
 // AgentOptions say what the agent within the server serves.
 type AgentOptions struct {
-	Images string // directory of disk images
-	Host   string // id of this host; "" is made of its name
-	Region string
-	Log    *slog.Logger
+	Images  string // directory of disk images; "" for none
+	Libvirt string // URI of a libvirt daemon; "" for none
+	QEMU    string // directory of descriptors of QEMU processes; "" for none
+	// State is a directory for what the agent must find again after a crash, and
+	// FreezeLimit the longest time that a guest is frozen; "" and 0 mean defaults.
+	State       string
+	FreezeLimit time.Duration
+	Host        string // id of this host; "" is made of its name
+	Region      string
+	Log         *slog.Logger
 }
 
 // NewAgent prepares the agent of this host.
@@ -53,8 +59,7 @@ type config struct {
 	data, listen, socket string
 	regions              []string
 	localAgent           bool
-	images, libvirt      string
-	host                 string
+	agent                AgentOptions
 	grace                time.Duration
 	verbose              bool
 	newAgent             NewAgent
@@ -93,9 +98,12 @@ func Main(args []string, version string, newAgent NewAgent) int {
 	f.StringVar(&c.socket, "socket", "", "unix socket to serve on (default: cairnd.sock in the data directory, unless --listen is given)")
 	f.StringSliceVar(&c.regions, "region", []string{"local"}, "region that this server is in; with others after it, these exist as well")
 	f.BoolVar(&c.localAgent, "local-agent", false, "run the agent of this host within the server")
-	f.StringVar(&c.images, "images", "", "directory of disk images for the local agent")
-	f.StringVar(&c.libvirt, "libvirt", "", "libvirt URI for the local agent")
-	f.StringVar(&c.host, "host", "", "id of this host for the local agent (default: its name)")
+	f.StringVar(&c.agent.Images, "images", "", "directory of disk images for the local agent")
+	f.StringVar(&c.agent.Libvirt, "libvirt", "", "libvirt URI for the local agent, such as qemu:///system")
+	f.StringVar(&c.agent.QEMU, "qemu", "", "directory of descriptors of QEMU processes for the local agent")
+	f.StringVar(&c.agent.State, "state", "", "directory for what the local agent must find again after a crash")
+	f.DurationVar(&c.agent.FreezeLimit, "freeze-limit", 0, "longest time that the local agent freezes a guest (default 10s)")
+	f.StringVar(&c.agent.Host, "host", "", "id of this host for the local agent (default: its name)")
 	f.DurationVar(&c.grace, "grace", 10*time.Second, "time that running uploads get when the server is stopped")
 	f.BoolVarP(&c.verbose, "verbose", "v", false, "log every call")
 	err := cmd.Execute()
@@ -118,12 +126,12 @@ func (c *config) check() error {
 		return usagef("say where the data is: --data DIR")
 	case c.grace < 0:
 		return usagef("--grace %v: must not be negative", c.grace)
-	case !c.localAgent && (c.images != "" || c.libvirt != "" || c.host != ""):
-		return usagef("--images, --libvirt and --host are for the agent within the server: add --local-agent")
-	case c.localAgent && c.libvirt != "":
-		return usagef("--libvirt %s: this version takes machines from image files only: use --images DIR", c.libvirt)
-	case c.localAgent && c.images == "":
-		return usagef("say where the local agent's machines come from: --images DIR")
+	case c.agent.FreezeLimit < 0:
+		return usagef("--freeze-limit %v: must not be negative", c.agent.FreezeLimit)
+	case !c.localAgent && c.agent != AgentOptions{}:
+		return usagef("--images, --libvirt, --qemu, --state, --freeze-limit and --host are for the agent within the server: add --local-agent")
+	case c.localAgent && c.agent.Images == "" && c.agent.Libvirt == "" && c.agent.QEMU == "":
+		return usagef("say where the local agent's machines come from: --libvirt URI, --qemu DIR, --images DIR, or several of them")
 	}
 	if len(c.regions) == 0 {
 		return usagef("--region \"\": a region's name is empty")

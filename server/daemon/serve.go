@@ -26,7 +26,9 @@ func (c *config) serve() (err error) {
 
 	var agent RunAgent
 	if c.localAgent {
-		agent, err = c.newAgent(AgentOptions{Images: c.images, Host: c.host, Region: c.regions[0], Log: log.With("part", "agent")})
+		o := c.agent
+		o.Region, o.Log = c.regions[0], log.With("part", "agent")
+		agent, err = c.newAgent(o)
 		if err != nil {
 			return err
 		}

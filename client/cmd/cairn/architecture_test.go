@@ -24,6 +24,10 @@ var rules = []struct {
 	{"cairn/mount", []string{"cairn/mount", "cairn/blockstore/block", "cairn/blockstore/diskmap"}, []string{"google.golang.org/grpc", "google.golang.org/protobuf"}},
 	{"cairn/mount/filesys", []string{"cairn/mount/filesys"}, []string{"github.com/hanwen/go-fuse"}},
 	{"cairn/client/source", []string{"cairn/client/source"}, []string{"google.golang.org/grpc", "google.golang.org/protobuf"}},
+	{"cairn/client/source/libvirt/rpc", nil, []string{"google.golang.org/grpc", "google.golang.org/protobuf"}},
+	{"cairn/client/source/libvirt/domxml", nil, []string{"google.golang.org/grpc", "google.golang.org/protobuf"}},
+	{"cairn/client/source/qmp", nil, []string{"google.golang.org/grpc", "google.golang.org/protobuf"}},
+	{"cairn/client/source/guest", nil, []string{"google.golang.org/grpc", "google.golang.org/protobuf"}},
 	{"cairn/client/agent", []string{"cairn/client", "cairn/blockstore/block", "cairn/blockstore/diskmap", "cairn/proto"}, nil},
 	{"cairn/client/cmd", []string{"cairn"}, nil},
 	{"cairn/client", []string{"cairn/proto", "cairn/blockstore/block", "cairn/blockstore/diskmap"}, nil},
@@ -31,6 +35,9 @@ var rules = []struct {
 	{"cairn/server", []string{"cairn/server", "cairn/blockstore", "cairn/proto"}, nil},
 	{"cairn/bench", []string{"cairn"}, nil},
 }
+
+// testKit makes guests; no program has it.
+const testKit = "cairn/client/source/guesttest"
 
 type pkg struct {
 	ImportPath string
@@ -82,6 +89,9 @@ func TestImportRules(t *testing.T) {
 			continue
 		}
 		for _, imp := range p.Imports {
+			if within(imp, testKit) && !within(p.ImportPath, testKit) {
+				t.Errorf("%s imports %s, which is for tests only", p.ImportPath, imp)
+			}
 			for _, n := range rules[best].never {
 				if within(imp, n) {
 					t.Errorf("%s imports %s, which %s must never do", p.ImportPath, imp, rules[best].pkg)

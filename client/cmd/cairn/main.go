@@ -22,9 +22,13 @@ import (
 
 	"cairn/client"
 	"cairn/client/agent"
+	"cairn/client/source/open"
 )
 
-func main() { os.Exit(run()) }
+func main() {
+	open.Guard()
+	os.Exit(run())
+}
 
 func run() int {
 	// The first signal asks everything to end in order; a second one ends it.

@@ -2,7 +2,7 @@
 // serves Cairn's API on a unix socket, or on a loopback port.
 //
 //	cairnd --data DIR [--listen HOST:PORT] [--socket PATH] [--region R[,R…]]
-//	       [--local-agent [--images DIR] [--libvirt URI]]
+//	       [--local-agent [--libvirt URI] [--qemu DIR] [--images DIR]]
 //
 // When it takes calls it prints a line per listener to standard output:
 //
@@ -20,15 +20,19 @@ import (
 	"os"
 
 	"cairn/client/agent"
-	"cairn/client/source"
+	"cairn/client/source/open"
 	"cairn/server/daemon"
 )
 
-func main() { os.Exit(daemon.Main(os.Args[1:], agent.Version, localAgent)) }
+func main() {
+	open.Guard()
+	os.Exit(daemon.Main(os.Args[1:], agent.Version, localAgent))
+}
 
 // localAgent is the agent of --local-agent.
 func localAgent(o daemon.AgentOptions) (daemon.RunAgent, error) {
-	src, err := source.NewImages(o.Images)
+	src, kinds, err := open.Sources(open.Options{
+		Images: o.Images, Libvirt: o.Libvirt, QEMU: o.QEMU, State: o.State, FreezeLimit: o.FreezeLimit, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +45,7 @@ func localAgent(o daemon.AgentOptions) (daemon.RunAgent, error) {
 	return func(ctx context.Context, address string) error {
 		return agent.Run(ctx, agent.Options{
 			Server: address, Host: host, Region: o.Region,
-			Source: src, SourceKind: "images", Log: o.Log,
+			Source: src, SourceKind: kinds, Log: o.Log,
 			Ready: func() { fmt.Printf("cairnd: host %s is connected\n", host) },
 		})
 	}, nil
