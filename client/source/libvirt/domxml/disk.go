@@ -226,3 +226,29 @@ func (d *Domain) ReadsFrom(socket string) (targets []string) {
 	}
 	return targets
 }
+
+// PauseOnError has the machine paused, instead of its guest told, when the disk
+// cannot be read or written.
+func (d *Domain) PauseOnError(target string) {
+	if e := d.disk(target); e != nil {
+		driver := ensure(e, "driver")
+		driver.CreateAttr("error_policy", "stop")
+		driver.CreateAttr("rerror_policy", "stop")
+	}
+}
+
+// CopyErrorPolicy takes over what another definition says of errors of a disk.
+func (d *Domain) CopyErrorPolicy(from *Domain, target string) {
+	e, f := d.disk(target), from.disk(target)
+	if e == nil {
+		return
+	}
+	driver := ensure(e, "driver")
+	for _, key := range []string{"error_policy", "rerror_policy"} {
+		if v := attr(child(f, "driver"), key); v != "" {
+			driver.CreateAttr(key, v)
+		} else {
+			driver.RemoveAttr(key)
+		}
+	}
+}
