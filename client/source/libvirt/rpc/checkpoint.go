@@ -18,9 +18,10 @@ const BackupReuseExternal BackupFlags = 1 << 0
 // BackupBegin freezes an image of a domain's disks and, unless checkpointXML
 // is "", makes a checkpoint of the same moment. The guest goes on. In pull
 // mode the image is served by NBD until AbortJob. While another job holds the
-// domain: ErrOperationTimeout, after 30 seconds; while a backup runs:
-// ErrOperationInvalid; with an incremental whose bitmaps are not sound:
-// ErrCheckpointInconsistent.
+// domain, such as a backup: ErrOperationTimeout, after 30 seconds. If the
+// checkpoint that an incremental names is gone: ErrNoCheckpoint; if its bitmaps
+// are not sound: ErrCheckpointInconsistent. If a scratch file exists already:
+// ErrInvalidArg.
 func (c *Conn) BackupBegin(ctx context.Context, dom Domain, backupXML, checkpointXML string, flags BackupFlags) error {
 	a := args().domain(dom).str(backupXML).opt(checkpointXML).u32(uint32(flags))
 	return c.call(ctx, procBackupBegin, dom.Name, a, nil)

@@ -17,7 +17,7 @@
 // its context; what a call that was given up began in the daemon goes on
 // there, it keeps its place among the four until the daemon has answered, and
 // its late reply is dropped. So a guest agent command should be given a limit
-// of its own.
+// of its own, and who works on many domains at once dials a connection for each.
 //
 // A connection that breaks does not mend: whatever is pending and whatever
 // comes after fails with ErrDisconnected, Done tells those who wait, and the
@@ -70,11 +70,14 @@ func Dial(ctx context.Context, uri string) (*Conn, error) {
 		return nil, fmt.Errorf("libvirt: URI %q: %w", uri, err)
 	}
 	var d net.Dialer
-	var errs []error
+	var all error
 	for _, path := range sockets {
 		nc, err := d.DialContext(ctx, "unix", path)
 		if err != nil {
-			errs = append(errs, err)
+			if all != nil {
+				err = fmt.Errorf("%w; %w", all, err)
+			}
+			all = err
 			continue
 		}
 		c := newConn(nc)
@@ -84,10 +87,7 @@ func Dial(ctx context.Context, uri string) (*Conn, error) {
 		}
 		return c, nil
 	}
-	if ctx.Err() != nil {
-		errs = append(errs, context.Cause(ctx))
-	}
-	return nil, fmt.Errorf("libvirt: connect to %s (is libvirtd or virtqemud running?): %w", name, errors.Join(errs...))
+	return nil, fmt.Errorf("libvirt: connect to %s (is libvirtd or virtqemud running?): %w", name, all)
 }
 
 // parseURI returns the URI as the daemon wants it, and the sockets to try.
