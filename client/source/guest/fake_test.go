@@ -200,8 +200,8 @@ func (a *fakeAgent) work(line []byte) {
 	default:
 		out = refusal("CommandNotFound", "The command "+r.Execute+" has not been found")
 	}
+	a.events <- r.Execute // first: whoever has the reply finds the event
 	a.reply(out)
-	a.events <- r.Execute
 }
 
 func (a *fakeAgent) reply(s string) {
