@@ -174,6 +174,7 @@ func (snap *snapshot) begin(d *descriptor, i *inspection, o source.SnapshotOptio
 	if snap.session, err = live.NewSession(snap.s.state, r); err != nil {
 		return err
 	}
+	snap.s.reached("session")
 	work := workOf(snap.session)
 	if err := work.make(snap.conn); err != nil {
 		return err
@@ -181,9 +182,11 @@ func (snap *snapshot) begin(d *descriptor, i *inspection, o source.SnapshotOptio
 	if err := snap.prepare(work); err != nil {
 		return err
 	}
+	snap.s.reached("prepared")
 	if err := snap.quiesce(d, o); err != nil {
 		return err
 	}
+	snap.s.reached("taken")
 	snap.mind(work)
 	for n := range snap.plan {
 		if err := snap.open(n, work); err != nil {

@@ -72,6 +72,9 @@ type Source struct {
 	monitors map[string]*monitor    // by the path of their socket
 	busy     map[string]bool        // machines that a snapshot is open of, by id
 	agents   map[string]agentAnswer // what their guests said last, by machine id
+
+	// reached is told how far a snapshot is; tests break off there.
+	reached func(phase string)
 }
 
 type agentAnswer struct {
@@ -117,6 +120,7 @@ func New(o Options) (*Source, error) {
 	return &Source{
 		o: o, state: filepath.Join(o.State, "qemu"),
 		monitors: map[string]*monitor{}, busy: map[string]bool{}, agents: map[string]agentAnswer{},
+		reached: func(string) {},
 	}, nil
 }
 

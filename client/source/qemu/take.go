@@ -19,6 +19,7 @@ func (snap *snapshot) prepare(w work) error {
 	} else if err != nil {
 		return err
 	}
+	snap.s.reached("server")
 	for n, d := range snap.plan {
 		if err := w.create(snap.ctx, n, d.Size, snap.conn); err != nil {
 			return fmt.Errorf("disk %s: %w", d.Target, err)

@@ -159,8 +159,8 @@ func (c *Client) PeerPID() (pid int, err error) {
 	return int(cred.Pid), nil
 }
 
-// Execute sends a command and waits for its reply. arguments is marshalled and
-// may be nil; what the command returns is put into out, unless that is nil.
+// Execute sends a command and waits for its reply. arguments is marshalled; nil
+// and nil maps are none; what the command returns is put into out, unless that is nil.
 //
 // Errors: *Error when QEMU refuses, ErrClosed when the connection is gone (the
 // command may have been carried out), ErrProtocol, ctx's.
@@ -216,11 +216,18 @@ func (c *Client) register() (uint64, <-chan reply, error) {
 
 // write sends a command. If it fails half way, the connection is of no more use.
 func (c *Client) write(ctx context.Context, id uint64, command string, arguments any) error {
-	line, err := json.Marshal(struct {
-		Execute   string `json:"execute"`
-		Arguments any    `json:"arguments,omitempty"`
-		ID        uint64 `json:"id"`
-	}{command, arguments, id})
+	a, err := json.Marshal(arguments)
+	if string(a) == "null" {
+		a = nil // also of a nil map: QEMU wants an object or nothing
+	}
+	var line []byte
+	if err == nil {
+		line, err = json.Marshal(struct {
+			Execute   string          `json:"execute"`
+			Arguments json.RawMessage `json:"arguments,omitempty"`
+			ID        uint64          `json:"id"`
+		}{command, a, id})
+	}
 	if err != nil {
 		c.mu.Lock()
 		delete(c.pending, id)

@@ -1,0 +1,7 @@
+package qemu
+
+import "os"
+
+const childEnv = "CAIRN_QEMU_TEST_CHILD"
+
+func child() { os.Exit(2) }
