@@ -38,10 +38,12 @@
 // is whole, there may be one more that is not listed yet, and N is not less than
 // what had been told. [CheckFiles] checks exactly that.
 //
-// The guest agent runs unless Spec.Agent says otherwise; start-agent starts it
-// again after a test has killed it (its process id is in /run/qemu-ga.pid). With
-// Spec.Hook it has a freeze hook, which appends "freeze" and "thaw" to
-// /run/hook.log and fails if the word in /run/hook is not "ok".
+// The guest agent runs unless Spec.Agent says otherwise; a test may kill it
+// (kill -9 $(pidof qemu-ga)) and start it again (start-agent >/dev/null 2>&1 &).
+// With Spec.Hook it has a freeze hook, which appends "freeze" and "thaw" to
+// /run/hook.log and fails if the word in /run/hook is not "ok". That is the way
+// to a freeze that fails: a file system that somebody else has frozen, by
+// fsfreeze --freeze, is passed over by the agent without an error.
 //
 // Shell runs any command as the guest's root, through a channel of its own, by
 // the applets of BusyBox (fsfreeze, sync, dd, losetup, …). It works while file

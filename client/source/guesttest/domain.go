@@ -188,7 +188,9 @@ const (
 )
 
 // domainTemplate makes a definition that names no path of a socket: two domains
-// made from it do not clash.
+// made from it do not clash. All SCSI disks are on one controller: left alone,
+// libvirt would give every seven of them another one, of a kind that guests of
+// today have no driver for.
 var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap{"xml": escape}).Parse(`
 <domain type='qemu'>
   <name>{{.Name | xml}}</name>
@@ -210,12 +212,15 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
   <on_reboot>restart</on_reboot>
   <on_crash>destroy</on_crash>
   <devices>
-{{- range .Drives}}
+{{- range $i, $_ := .Drives}}
     <disk type='file' device='disk'>
       <driver name='qemu' type='{{.Format | xml}}'/>
       <source file='{{.Path | xml}}'/>
       <target dev='{{.Target | xml}}' bus='{{.Bus}}'/>
       <serial>{{.Serial | xml}}</serial>
+{{- if eq .Bus "scsi"}}
+      <address type='drive' controller='0' bus='0' target='{{$i}}' unit='0'/>
+{{- end}}
     </disk>
 {{- end}}
     <controller type='usb' model='none'/>
