@@ -69,10 +69,11 @@ func (s *Source) Snapshot(ctx context.Context, machineID string, o source.Snapsh
 			err = errors.Join(err, snap.Close())
 		}
 	}()
-	snap.conn, snap.release, err = s.monitor(d.QMP).connect(ctx)
+	c, release, err := s.monitor(d.QMP).connect(ctx)
 	if err != nil {
 		return nil, err
 	}
+	snap.conn, snap.release = c, release
 	if err := s.sweep(ctx, snap.conn, d); err != nil {
 		return nil, err
 	}
