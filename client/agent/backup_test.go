@@ -4,22 +4,34 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"cairn/client"
 	"cairn/client/source"
 	cairnv1 "cairn/proto/cairn/v1"
 )
 
 const trackingReset = cairnv1.ErrorReason_ERROR_REASON_CHANGE_TRACKING_RESET
 
+const (
+	sizeA = 40*grain + 1000
+	sizeB = 128 * grain
+)
+
 // twoDisks is a fake with a disk of data and one with a hole.
 func twoDisks(t *testing.T) *fake {
 	f := newFake()
-	f.disks["vda"] = randomBytes(t, 3<<20+1000)
-	f.disks["vdb"] = make([]byte, 8<<20)
-	copy(f.disks["vdb"][1<<20:], randomBytes(t, 100_000))
+	f.disks["vda"] = randomBytes(t, sizeA)
+	f.disks["vdb"] = make([]byte, sizeB)
+	copy(f.disks["vdb"][64*grain:], randomBytes(t, 100_000))
 	return f
 }
 
@@ -36,8 +48,8 @@ func TestIncremental(t *testing.T) {
 		t.Errorf("first point: checkpoint %q, warnings %v, stats %v", p.GetCheckpoint(), j.GetWarnings(), j.GetStats())
 	}
 	allocated := j.GetStats().GetAllocatedBytes()
-	f.write("vda", 1<<20+5, []byte("changed"))
-	f.write("vdb", 1<<20, make([]byte, 2*grain)) // zeros now
+	f.write("vda", 20*grain+5, []byte("changed"))
+	f.write("vdb", 64*grain, make([]byte, 2*grain)) // zeros now
 	f.readAll.Store(0)
 	j, p = w.backedUp()
 	if o := f.taken[1]; o.Since != "cp1" || !o.Continues || o.Minimum != source.CrashConsistent {
@@ -49,7 +61,7 @@ func TestIncremental(t *testing.T) {
 		st.GetReadBytes() != grain+st.GetSampledBytes() || p.GetCheckpoint() != "cp2" || len(j.GetWarnings()) > 0 {
 		t.Errorf("checkpoint %q, read %d, stats %v, warnings %v", p.GetCheckpoint(), f.readAll.Load(), st, j.GetWarnings())
 	}
-	if st.GetAllocatedBytes() != allocated-2*grain || st.GetDiskBytes() != 11<<20+1000 || st.GetChangedBlocks() != 3 || st.GetFrozen().AsDuration() == 0 {
+	if st.GetAllocatedBytes() != allocated-2*grain || st.GetDiskBytes() != sizeA+sizeB || st.GetChangedBlocks() != 3 || st.GetFrozen().AsDuration() == 0 {
 		t.Errorf("stats %v after %d bytes allocated", st, allocated)
 	}
 	item := must(w.c.Items.GetProtectedItem(t.Context(), &cairnv1.GetProtectedItemRequest{Name: testItem}))(t).GetProtectedItem()
@@ -73,7 +85,7 @@ func TestTrackingLies(t *testing.T) {
 	w := newWorld(t, f)
 	w.backedUp()
 	f.write("vda", 2*grain, []byte("nobody knows"))
-	f.write("vdb", 5<<20, []byte("everybody knows"))
+	f.write("vdb", 100*grain, []byte("everybody knows"))
 	f.lie["vda"] = 2 * grain
 	j, _ := w.backedUp()
 	ws := warned(j, trackingReset)
@@ -106,25 +118,41 @@ func TestMisfits(t *testing.T) {
 	}
 }
 
+// noBase is a data plane whose points have been deleted.
+type noBase struct {
+	cairnv1.BlockServiceClient
+	asked []string // base points
+}
+
+func (n *noBase) CreateUpload(_ context.Context, r *cairnv1.CreateUploadRequest, _ ...grpc.CallOption) (*cairnv1.CreateUploadResponse, error) {
+	n.asked = append(n.asked, r.GetBaseRecoveryPoint())
+	if r.GetBaseRecoveryPoint() == "" {
+		return &cairnv1.CreateUploadResponse{UploadToken: "token"}, nil
+	}
+	st, err := status.New(codes.NotFound, "no such point").WithDetails(&errdetails.ErrorInfo{Domain: "cairn", Reason: cairnv1.ErrorReason_ERROR_REASON_RECOVERY_POINT_NOT_FOUND.String()})
+	return nil, errors.Join(err, st.Err())
+}
+
 // TestBaseGone: the point to build on is deleted between the snapshot and the
 // upload, so what changed since is of no use.
 func TestBaseGone(t *testing.T) {
 	f := twoDisks(t)
-	w := newWorld(t, f)
-	_, base := w.backedUp()
-	// The server keeps the newest point, so the base is taken away by name.
-	b := &backup{j: &job{report: &cairnv1.ReportJobRequest{}}, base: base, measured: true}
+	f.points["cp1"] = cloneDisks(f.disks)
 	snap := must(f.Snapshot(t.Context(), "m", source.SnapshotOptions{Since: "cp1"}))(t)
 	defer snap.Close()
-	b.snap = snap
-	b.loseBase()
+	blocks := &noBase{}
+	j := &job{a: &agent{c: &client.Client{Blocks: blocks}}, report: &cairnv1.ReportJobRequest{}}
+	b := &backup{j: j, w: &cairnv1.BackupWork{}, base: &cairnv1.RecoveryPoint{Name: "p1"}, snap: snap, measured: true}
+	if _, err := b.startUpload(t.Context()); err != nil || b.token != "token" || !slices.Equal(blocks.asked, []string{"p1", ""}) {
+		t.Fatalf("%v, token %q, asked for %q", err, b.token, blocks.asked)
+	}
 	for _, d := range snap.Disks() {
 		if d.Incremental() {
 			t.Errorf("disk %s is believed", d.Info().Target)
 		}
 	}
-	if b.base != nil || b.measured || len(b.j.report.Warnings) != 2 {
-		t.Errorf("base %v, measured %t, warnings %v", b.base, b.measured, b.j.report.Warnings)
+	if b.base != nil || b.measured || len(j.report.Warnings) != 2 || j.report.Warnings[0].Reason != trackingReset {
+		t.Errorf("base %v, measured %t, warnings %v", b.base, b.measured, j.report.Warnings)
 	}
 }
 
@@ -248,7 +276,7 @@ func TestStateFiles(t *testing.T) {
 			}
 		}
 	}
-	if sizes[0] != sizes[2] || sizes[1] != 11<<20+1000 || sizes[3] != sizes[1] {
+	if sizes[0] != sizes[2] || sizes[1] != sizeA+sizeB || sizes[3] != sizes[1] {
 		t.Errorf("sizes %v", sizes)
 	}
 }
