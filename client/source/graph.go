@@ -27,6 +27,9 @@ func (l *layer) node(alone bool) map[string]any {
 			n["backing"] = l.backing.node(false)
 		}
 	}
+	if l.shared {
+		n["force-share"], n["read-only"] = true, true // of the whole graph below, too
+	}
 	return n
 }
 

@@ -34,6 +34,7 @@ type layer struct {
 	refs    []string // the external data file (qcow2) or the extents (vmdk)
 	data    string   // the external data file, or ""
 	backing *layer
+	shared  bool // others may open it for writing while we read
 }
 
 // imageInfo is what is used of `qemu-img info --output=json`.
