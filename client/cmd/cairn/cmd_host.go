@@ -22,12 +22,12 @@ var hostTable = table[*cairnv1.Host]{
 }
 
 var machineTable = table[*cairnv1.Machine]{
-	head: []string{"MACHINE", "HOST", "STATE", "DISKS", "SIZE", "ALLOCATED", "PROTECTED BY", "PROBLEM"},
+	head: []string{"MACHINE", "HOST", "STATE", "DISKS", "SIZE", "ALLOCATED", "PROTECTED BY", "GUEST AGENT", "GUEST OS", "PROBLEM"},
 	row: func(m *cairnv1.Machine) []string {
 		var total, allocated int64
 		for _, d := range m.GetDisks() {
 			total += d.GetSize()
-			allocated += d.GetAllocated()
+			allocated += max(0, d.GetAllocated()) // -1 is not known
 		}
 		by := "-"
 		if n := m.GetProtectedItem(); n != "" {
@@ -35,7 +35,7 @@ var machineTable = table[*cairnv1.Machine]{
 		}
 		return []string{
 			short(m.GetName()), field(m.GetName(), "hosts"), word(m.GetState(), "MACHINE_STATE_"), fmt.Sprint(len(m.GetDisks())),
-			size(total), size(allocated), by, orDash(m.GetProblem().GetMessage()),
+			size(total), size(allocated), by, word(m.GetGuestAgent(), "GUEST_AGENT_STATE_"), orDash(m.GetGuestOs()), orDash(m.GetProblem().GetMessage()),
 		}
 	},
 }
@@ -78,5 +78,34 @@ func (a *app) machineCmd() *cobra.Command {
 		}
 		return printList(a, machineTable, machines)
 	})
-	return group("machine", "Show machines", list)
+	return group("machine", "Show machines", list, a.machineShowCmd())
+}
+
+func (a *app) machineShowCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "show MACHINE", Short: "Show one machine with its disks", Args: args(cobra.ExactArgs(1)),
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			name, err := a.machineName(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			resp, err := c.Hosts.GetMachine(ctx, &cairnv1.GetMachineRequest{Name: name})
+			if err != nil {
+				return err
+			}
+			m := resp.GetMachine()
+			if err := printOne(a, machineTable, m); err != nil || a.output != "table" {
+				return err
+			}
+			fmt.Printf("title: %s\n", orDash(m.GetTitle()))
+			fmt.Printf("hypervisor's id: %s\n", orDash(m.GetHypervisorId()))
+			for _, d := range m.GetDisks() {
+				fmt.Printf("disk %s: %s, %s, %s allocated, %s\n", d.GetTarget(), orDash(d.GetFormat()), size(d.GetSize()), size(d.GetAllocated()), orDash(d.GetPath()))
+			}
+			if r := m.GetProblem().GetRemedy(); r != "" {
+				fmt.Printf("what to do: %s\n", r)
+			}
+			return nil
+		}),
+	}
 }

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"cairn/client"
 	cairnv1 "cairn/proto/cairn/v1"
@@ -27,7 +29,7 @@ var itemTable = table[*cairnv1.ProtectedItem]{
 func requestID() string { return uuid.NewString() }
 
 func (a *app) protectCmd() *cobra.Command {
-	var vault, policy, item string
+	var vault, policy, item, minimum string
 	var exclude []string
 	cmd := &cobra.Command{
 		Use: "protect MACHINE --vault VAULT --policy POLICY", Short: "Protect a machine by a policy", Args: args(cobra.ExactArgs(1)),
@@ -37,9 +39,17 @@ func (a *app) protectCmd() *cobra.Command {
 	f.StringVar(&policy, "policy", "", "policy of that vault")
 	f.StringVar(&item, "item", "", "id of the protected item (default: the machine's)")
 	f.StringArrayVar(&exclude, "exclude-disk", nil, "disk that is not backed up, repeatable")
+	f.StringVar(&minimum, "min-consistency", "", "backups that reach less fail: crash, file-system or application (default: what the policy says)")
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 		if policy == "" {
 			return usagef("a policy must be named: --policy POLICY")
+		}
+		var least cairnv1.ConsistencyClass
+		if cmd.Flags().Changed("min-consistency") {
+			var err error
+			if least, err = consistency(minimum); err != nil {
+				return err
+			}
 		}
 		parent, err := a.vaultName(vault)
 		if err != nil {
@@ -55,7 +65,7 @@ func (a *app) protectCmd() *cobra.Command {
 		}
 		resp, err := c.Items.ProtectMachine(ctx, &cairnv1.ProtectMachineRequest{
 			Parent: parent, ProtectedItemId: item, RequestId: requestID(),
-			ProtectedItem: &cairnv1.ProtectedItem{Machine: machine, Policy: policyName, ExcludedDisks: exclude},
+			ProtectedItem: &cairnv1.ProtectedItem{Machine: machine, Policy: policyName, ExcludedDisks: exclude, MinimumConsistency: least},
 		})
 		if err != nil {
 			return err
@@ -87,14 +97,98 @@ func (a *app) itemCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := printOne(a, itemTable, resp.GetProtectedItem()); err != nil {
-				return err
-			}
-			if d := resp.GetProtectedItem().GetHealthDetail(); d != "" && a.output == "table" {
-				fmt.Println(d)
-			}
-			return nil
+			return a.printItem(resp.GetProtectedItem())
 		}),
 	}
-	return group("item", "Show protected items", list, show)
+	return group("item", "Show and change protected items", list, show, a.itemUpdateCmd())
+}
+
+// printItem prints all there is to say about an item.
+func (a *app) printItem(it *cairnv1.ProtectedItem) error {
+	if err := printOne(a, itemTable, it); err != nil || a.output != "table" {
+		return err
+	}
+	fmt.Printf("machine: %s/%s\n", field(it.GetMachine(), "hosts"), short(it.GetMachine()))
+	if d := it.GetExcludedDisks(); len(d) > 0 {
+		fmt.Printf("excluded disks: %s\n", strings.Join(d, ", "))
+	}
+	if it.GetMinimumConsistency() != 0 {
+		fmt.Printf("minimum consistency: %s\n", word(it.GetMinimumConsistency(), "CONSISTENCY_CLASS_"))
+	}
+	if d := it.GetHealthDetail(); d != "" {
+		fmt.Println(d)
+	}
+	return nil
+}
+
+func (a *app) itemUpdateCmd() *cobra.Command {
+	var policy, minimum string
+	var exclude []string
+	cmd := &cobra.Command{
+		Use: "update ITEM", Short: "Change how a machine is protected", Args: args(cobra.ExactArgs(1)),
+		Long: `Change how a machine is protected. What is not named stays as it is; --exclude-disk
+names all disks that are left out from now on, and "" alone none.`,
+	}
+	f := cmd.Flags()
+	f.StringVar(&policy, "policy", "", "another policy of the item's vault")
+	f.StringArrayVar(&exclude, "exclude-disk", nil, "disk that is not backed up, repeatable")
+	f.StringVar(&minimum, "min-consistency", "", "backups that reach less fail: crash, file-system or application; policy for what the policy says")
+	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+		it := &cairnv1.ProtectedItem{}
+		var paths []string
+		if f.Changed("policy") {
+			if policy == "" {
+				return usagef("--policy %q: must name a policy", policy)
+			}
+			paths = append(paths, "policy")
+		}
+		if f.Changed("exclude-disk") {
+			if len(exclude) != 1 || exclude[0] != "" {
+				it.ExcludedDisks = exclude
+			}
+			paths = append(paths, "excluded_disks")
+		}
+		if f.Changed("min-consistency") {
+			if minimum != "policy" {
+				var err error
+				if it.MinimumConsistency, err = consistency(minimum); err != nil {
+					return err
+				}
+			}
+			paths = append(paths, "minimum_consistency")
+		}
+		if len(paths) == 0 {
+			return usagef("say what to change: at least one flag is needed (see cairn item update --help)")
+		}
+		var err error
+		if it.Name, err = a.itemName(ctx, c, args[0]); err != nil {
+			return err
+		}
+		if policy != "" {
+			if it.Policy, err = a.policyName(policy, field(it.Name, "vaults")); err != nil {
+				return err
+			}
+		}
+		resp, err := c.Items.UpdateProtectedItem(ctx, &cairnv1.UpdateProtectedItemRequest{
+			ProtectedItem: it, UpdateMask: &fieldmaskpb.FieldMask{Paths: paths},
+		})
+		if err != nil {
+			return err
+		}
+		return a.printItem(resp.GetProtectedItem())
+	})
+	return cmd
+}
+
+// consistency reads --min-consistency: a class, with or without its last word.
+func consistency(s string) (cairnv1.ConsistencyClass, error) {
+	switch strings.ToLower(strings.TrimSuffix(s, "-consistent")) {
+	case "crash":
+		return cairnv1.ConsistencyClass_CONSISTENCY_CLASS_CRASH_CONSISTENT, nil
+	case "file-system":
+		return cairnv1.ConsistencyClass_CONSISTENCY_CLASS_FILE_SYSTEM_CONSISTENT, nil
+	case "application":
+		return cairnv1.ConsistencyClass_CONSISTENCY_CLASS_APPLICATION_CONSISTENT, nil
+	}
+	return 0, usagef("--min-consistency %q: must be crash, file-system or application", s)
 }

@@ -112,9 +112,18 @@ func (a *app) printJob(j *cairnv1.Job) error {
 		fmt.Printf("  %-24s %-12s %s of %s  %s\n", t.GetTitle(), word(t.GetState(), "JOB_STATE_"), size(t.GetDoneBytes()), size(t.GetTotalBytes()),
 			took(t.GetStartTime(), t.GetEndTime()))
 	}
-	for _, w := range j.GetWarnings() {
-		fmt.Printf("warning: %s\n", w.GetMessage())
+	if s := j.GetStats(); s != nil {
+		if d := s.GetFrozen().AsDuration(); d > 0 {
+			fmt.Printf("frozen: %d ms\n", d.Milliseconds())
+		}
+		if s.GetTrackedBytes() > 0 || s.GetSampledBytes() > 0 {
+			fmt.Printf("changed since the last point: %s; read again to prove it: %s\n", size(s.GetTrackedBytes()), size(s.GetSampledBytes()))
+		}
 	}
+	if j.GetOutcome() != "" {
+		fmt.Printf("outcome: %s\n", j.GetOutcome())
+	}
+	printWarnings(j.GetWarnings())
 	if e := j.GetError(); e != nil {
 		fmt.Printf("error: %s (%s)\n", e.GetMessage(), word(e.GetReason(), "ERROR_REASON_"))
 		if e.GetRemedy() != "" {

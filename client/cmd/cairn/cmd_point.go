@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -49,23 +50,60 @@ func (a *app) pointListCmd() *cobra.Command {
 }
 
 func (a *app) pointShowCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "show POINT", Short: "Show one recovery point", Args: args(cobra.ExactArgs(1)),
-		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			p, err := a.point(ctx, c, args[0])
-			if err != nil {
-				return err
+	var definition bool
+	cmd := &cobra.Command{
+		Use: "show POINT", Short: "Show one recovery point, or the definition of its machine", Args: args(cobra.ExactArgs(1)),
+	}
+	cmd.Flags().BoolVar(&definition, "definition", false, "print the machine's definition as it was saved (libvirt: XML)")
+	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+		p, err := a.point(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		if definition {
+			if len(p.GetMachineDefinition()) == 0 {
+				return fmt.Errorf("point %s holds no definition of its machine: its host backed up image files", short(p.GetName()))
 			}
-			if err := printOne(a, pointTable, p); err != nil {
-				return err
-			}
-			if a.output == "table" {
-				for _, w := range p.GetWarnings() {
-					fmt.Printf("warning: %s\n", w.GetMessage())
-				}
-			}
-			return nil
-		}),
+			_, err := os.Stdout.Write(p.GetMachineDefinition())
+			return err
+		}
+		return a.printPoint(p)
+	})
+	return cmd
+}
+
+// printPoint prints all there is to say about a point.
+func (a *app) printPoint(p *cairnv1.RecoveryPoint) error {
+	if err := printOne(a, pointTable, p); err != nil || a.output != "table" {
+		return err
+	}
+	fmt.Printf("machine: %s, guest: %s\n", orDash(p.GetMachineTitle()), orDash(p.GetGuestOs()))
+	for _, d := range p.GetDisks() {
+		fmt.Printf("disk %s: %s, %s, %s of data, %s\n", d.GetTarget(), orDash(d.GetSourceFormat()), size(d.GetSize()), size(d.GetDataBytes()), orDash(d.GetPath()))
+	}
+	for _, f := range p.GetStateFiles() {
+		fmt.Printf("state file %s: %s, %s, %s\n", f.GetTarget(), word(f.GetKind(), "DISK_KIND_"), size(f.GetSize()), orDash(f.GetPath()))
+	}
+	if d := p.GetExcludedDisks(); len(d) > 0 {
+		fmt.Printf("excluded disks: %s\n", strings.Join(d, ", "))
+	}
+	if n := len(p.GetMachineDefinition()); n > 0 {
+		fmt.Printf("definition: %s, %s\n", orDash(p.GetMachineDefinitionType()), size(int64(n)))
+	} else {
+		fmt.Println("definition: -")
+	}
+	fmt.Printf("checkpoint: %s\n", orDash(p.GetCheckpoint()))
+	printWarnings(p.GetWarnings())
+	return nil
+}
+
+// printWarnings prints warnings, and what to do about them.
+func printWarnings(ws []*cairnv1.Warning) {
+	for _, w := range ws {
+		fmt.Printf("warning: %s (%s)\n", w.GetMessage(), word(w.GetReason(), "ERROR_REASON_"))
+		if w.GetRemedy() != "" {
+			fmt.Printf("what to do: %s\n", w.GetRemedy())
+		}
 	}
 }
 

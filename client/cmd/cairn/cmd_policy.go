@@ -43,7 +43,9 @@ func (p *policyFlags) add(cmd *cobra.Command) {
 	f.StringVar(&p.weekly, "weekly", "", "run on these days of the week only: mon,thu")
 	f.StringVar(&p.every, "every", "", "run every 4h, 6h, 8h, 12h or 24h")
 	f.StringVar(&p.forHours, "for", "24h", "with --every: length of the daily window")
-	f.StringVar(&p.minimum, "minimum-consistency", "", "crash-consistent, file-system-consistent or application-consistent")
+	f.StringVar(&p.minimum, "min-consistency", "", "backups that reach less fail: crash, file-system or application")
+	f.StringVar(&p.minimum, "minimum-consistency", "", "as --min-consistency")
+	_ = f.MarkHidden("minimum-consistency") // it is there
 	f.Int32Var(&p.keepDays, "keep-days", 30, "keep daily points for this many days")
 	f.Int32Var(&p.keepWeeks, "keep-weeks", 0, "keep weekly points for this many weeks")
 	f.StringVar(&p.keepWeeksOn, "keep-weeks-on", "sun", "days whose points are weekly ones")
@@ -68,12 +70,12 @@ func (p *policyFlags) policy(cmd *cobra.Command) (*cairnv1.Policy, []string, err
 	if changed("display-name") {
 		paths = append(paths, "display_name")
 	}
-	if changed("minimum-consistency") {
-		n, err := enum("--minimum-consistency", p.minimum, "CONSISTENCY_CLASS_", cairnv1.ConsistencyClass_value)
+	if changed("min-consistency", "minimum-consistency") {
+		least, err := consistency(p.minimum)
 		if err != nil {
 			return nil, nil, err
 		}
-		out.MinimumConsistency = cairnv1.ConsistencyClass(n)
+		out.MinimumConsistency = least
 		paths = append(paths, "minimum_consistency")
 	}
 	if changed("at", "time-zone", "weekly", "every", "for") {

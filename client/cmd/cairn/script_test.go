@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +15,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"cairn/client"
 	"cairn/client/agent"
+	cairnv1 "cairn/proto/cairn/v1"
 	"cairn/server/daemon"
 )
 
@@ -34,6 +37,8 @@ func TestMain(m *testing.M) {
 //	agent DIR [FLAG…]    start cairn agent for the images in DIR, as host h1,
 //	                     wait until it is connected
 //	image FILE DIR       make a raw image with an ext4 file system of DIR's files
+//	define ITEM          make a point of item ITEM in vault main, of a machine with a
+//	                     definition and a state file
 //	status N CMD ARG…    run a command that must end with this exit status
 //	await REGEXP CMD …   run a command again and again until it prints that
 //	id NAME REGEXP       set NAME to what the group in REGEXP is in stdout
@@ -71,6 +76,7 @@ func TestScripts(t *testing.T) {
 				start(ts, "is connected", "cairn", append([]string{"agent", "--host", "h1", "--images", ts.MkAbs(args[0])}, args[1:]...)...)
 			},
 			"image":  image,
+			"define": define,
 			"status": status,
 			"await":  await,
 			"id":     id,
@@ -118,6 +124,36 @@ func image(ts *testscript.TestScript, _ bool, args []string) {
 	file := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(filepath.Dir(file), 0o755))
 	ts.Check(ts.Exec("mkfs.ext4", "-q", "-b", "1024", "-d", ts.MkAbs(args[1]), file, "4M"))
+}
+
+func define(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := client.Dial(ts.Getenv("CAIRN_SERVER"))
+	ts.Check(err)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	up, err := c.Blocks.CreateUpload(ctx, &cairnv1.CreateUploadRequest{
+		Parent: "subscriptions/default/vaults/main/protectedItems/" + args[0],
+		Disks: []*cairnv1.UploadDisk{
+			{Target: "vda", Size: 1 << 20, SourceFormat: "qcow2", Path: "/img/web1.qcow2"},
+			{Target: "nvram", Size: 1000, Kind: cairnv1.DiskKind_DISK_KIND_NVRAM, Path: "/nv/web1.fd"},
+		},
+	})
+	ts.Check(err)
+	for _, disk := range []string{"vda", "nvram"} {
+		st, err := c.Blocks.WriteDiskMap(ctx)
+		ts.Check(err)
+		ts.Check(st.Send(&cairnv1.WriteDiskMapRequest{Header: &cairnv1.DiskMapHeader{UploadToken: up.GetUploadToken(), Disk: disk}}))
+		_, err = st.CloseAndRecv()
+		ts.Check(err)
+	}
+	_, err = c.Blocks.CommitUpload(ctx, &cairnv1.CommitUploadRequest{
+		UploadToken: up.GetUploadToken(), Consistency: cairnv1.ConsistencyClass_CONSISTENCY_CLASS_FILE_SYSTEM_CONSISTENT,
+		MachineTitle: "web 1", GuestOs: "Debian", Checkpoint: "cairn-1",
+		MachineDefinition: []byte(ts.ReadFile("definition")), MachineDefinitionType: "application/xml",
+		Warnings: []*cairnv1.Warning{{Reason: cairnv1.ErrorReason_ERROR_REASON_CHANGE_TRACKING_RESET, Message: "the tracking was lost"}},
+	})
+	ts.Check(err)
 }
 
 func status(ts *testscript.TestScript, _ bool, args []string) {
