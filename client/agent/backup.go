@@ -110,6 +110,9 @@ func (b *backup) once(ctx context.Context) (*cairnv1.RecoveryPoint, error) {
 		}
 	}()
 	b.info = b.snap.Info()
+	if err := b.tooLow(); err != nil {
+		return nil, snapshotError{err}
+	}
 	j.warnings(b.info.Warnings)
 	b.stats(func(s *cairnv1.JobStats) { s.Frozen = durationpb.New(b.info.FrozenFor) })
 	j.done(b.snapshotTask)
@@ -136,6 +139,21 @@ func (b *backup) once(ctx context.Context) (*cairnv1.RecoveryPoint, error) {
 	})
 	j.done(b.dataTask)
 	return point, nil
+}
+
+// tooLow is an error if the snapshot is less consistent than it must be: a source
+// of image files takes it all the same.
+func (b *backup) tooLow() error {
+	e := &source.ConsistencyError{Reached: b.info.Consistency, Wanted: minimum(b.w.GetMinimumConsistency())}
+	if e.Reached >= e.Wanted {
+		return nil
+	}
+	for _, w := range b.info.Warnings {
+		if w.Kind != source.WarnTracking && w.Kind != source.WarnSnapshot {
+			e.Causes = append(e.Causes, w)
+		}
+	}
+	return e
 }
 
 // baseDisk is the base's disk of a name, or nil.

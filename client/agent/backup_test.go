@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"cairn/client"
 	"cairn/client/source"
@@ -250,6 +251,18 @@ func TestConsistencyTooLow(t *testing.T) {
 		p.GetMetadata()["reached"] != "CONSISTENCY_CLASS_CRASH_CONSISTENT" || p.GetMetadata()["wanted"] != "CONSISTENCY_CLASS_FILE_SYSTEM_CONSISTENT" ||
 		p.GetMetadata()["cause"] != "ERROR_REASON_GUEST_AGENT_UNAVAILABLE" || !strings.Contains(p.GetRemedy(), "qemu-guest-agent") {
 		t.Errorf("problem %v", p)
+	}
+	// A source that takes the snapshot all the same is not believed.
+	f.mu.Lock()
+	f.take, f.state = nil, source.StateStopped
+	f.mu.Unlock()
+	must(w.c.Items.UpdateProtectedItem(t.Context(), &cairnv1.UpdateProtectedItemRequest{
+		ProtectedItem: &cairnv1.ProtectedItem{Name: testItem, MinimumConsistency: cairnv1.ConsistencyClass_CONSISTENCY_CLASS_FILE_SYSTEM_CONSISTENT},
+		UpdateMask:    &fieldmaskpb.FieldMask{Paths: []string{"minimum_consistency"}}}))(t)
+	j = w.end(w.backup())
+	if p := j.GetError(); p.GetReason() != cairnv1.ErrorReason_ERROR_REASON_CONSISTENCY_TOO_LOW || p.GetMetadata()["cause"] != "" || j.GetStats().GetReadBytes() != 0 ||
+		f.taken[1].Minimum != source.FileSystemConsistent || f.open.Load() != 0 {
+		t.Errorf("off: %v", j)
 	}
 }
 

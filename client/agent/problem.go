@@ -79,7 +79,7 @@ func problem(err error) *cairnv1.Problem {
 	case errors.Is(err, errStopped):
 		p.Reason = cairnv1.ErrorReason_ERROR_REASON_INTERRUPTED
 		p.Message = "the agent was stopped in the middle of the job"
-		p.Remedy = "Retry the job when the agent runs again: blocks that were sent are not sent again."
+		p.Remedy = "Retry the job when the agent runs again: what a backup has sent is not sent again."
 		return p
 	case errors.As(err, &low):
 		tooLow(p, low)
@@ -104,7 +104,7 @@ func problem(err error) *cairnv1.Problem {
 	case client.Transient(err):
 		p.Reason = cairnv1.ErrorReason_ERROR_REASON_TRANSFER_FAILED
 		p.Message = client.Message(err)
-		p.Remedy = "See that the server runs and can be reached, and retry the job: blocks that were sent are not sent again."
+		p.Remedy = "See that the server runs and can be reached, and retry the job: what a backup has sent is not sent again."
 	default:
 		p.Reason = cairnv1.ErrorReason_ERROR_REASON_TRANSFER_FAILED
 		p.Remedy = "See the message; then retry the job."

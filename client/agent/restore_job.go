@@ -149,7 +149,7 @@ func (r *restore) disksOnly(ctx context.Context, w *cairnv1.RestoreDisks) (err e
 	err = r.write(ctx, func(ctx context.Context, d *cairnv1.RecoveryPointDisk) (source.DiskWriter, error) {
 		if v := w.GetVolumes()[d.GetTarget()]; v != "" {
 			places = append(places, v)
-			return openVolume(ctx, v, d.GetSize())
+			return source.OpenVolume(ctx, v, d.GetSize())
 		}
 		file := filepath.Join(w.GetDirectory(), d.GetTarget()+"."+format)
 		dw, err := create(ctx, file, d.GetSize(), d.GetDataBytes())

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,9 +15,11 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"context"
-
+	"cairn/blockstore/block"
+	"cairn/blockstore/diskmap"
+	"cairn/client"
 	"cairn/client/source"
+	"cairn/client/source/nbd"
 	cairnv1 "cairn/proto/cairn/v1"
 )
 
@@ -304,24 +308,22 @@ func TestRestoreDisks(t *testing.T) {
 		t.Error("a disk that was not asked for was restored")
 	}
 
-	// A volume; the other disk goes to a file.
-	real := openVolume
-	defer func() { openVolume = real }()
-	var volume *fakeWriter
-	openVolume = func(_ context.Context, path string, size int64) (source.DiskWriter, error) {
-		if path != "/dev/vg/x" || size != sizeA {
-			return nil, fmt.Errorf("volume %s of %d bytes", path, size)
-		}
-		volume = &fakeWriter{r: &fakeRestore{f: newFake(), m: &fakeMachine{disks: map[string][]byte{}}}, target: "vda", b: make([]byte, size)}
-		return volume, nil
+	// A volume, larger than the disk; the other disk goes to a file.
+	volume := filepath.Join(t.TempDir(), "volume")
+	old := bytes.Repeat([]byte{7}, sizeA+5000)
+	if err := os.WriteFile(volume, old, 0o640); err != nil {
+		t.Fatal(err)
 	}
 	other := filepath.Join(dir, "more")
-	w.restored(toDisks(&cairnv1.RestoreDisks{Directory: other, Volumes: map[string]string{"vda": "/dev/vg/x"}}))
-	if !bytes.Equal(volume.r.m.disks["vda"], was["vda"]) {
-		t.Error("the volume is not what the disk was")
+	w.restored(toDisks(&cairnv1.RestoreDisks{Directory: other, Volumes: map[string]string{"vda": volume}}))
+	if got, err := os.ReadFile(volume); err != nil || !bytes.Equal(got[:sizeA], was["vda"]) || !bytes.Equal(got[sizeA:], old[sizeA:]) {
+		t.Errorf("the volume is not what the disk was: %v", err)
 	}
 	if _, err := os.Stat(other + "/vda.raw"); err == nil {
 		t.Error("the disk of a volume was written to a file, too")
+	}
+	if j := w.end(w.restore(toDisks(&cairnv1.RestoreDisks{Volumes: map[string]string{"vdb": volume}, Targets: []string{"vdb"}}))); j.GetError().GetReason() != cairnv1.ErrorReason_ERROR_REASON_RESTORE_TARGET_FULL {
+		t.Errorf("a volume that is too small: %v", j)
 	}
 
 	// vdb.raw is there: vda.raw, which is complete by then, goes again.
@@ -359,4 +361,95 @@ func TestRestoreSurvivesServerRestart(t *testing.T) {
 		t.Fatalf("job %v", j.GetError())
 	}
 	sameDisks(t, f.machines["copy"].disks, was)
+}
+
+// TestRestoreUnsupported: a source that defines no machines still writes disks.
+func TestRestoreUnsupported(t *testing.T) {
+	w, _ := restoreWorld(t)
+	w.stopAgent()
+	w.src = struct{ source.Source }{w.f}
+	w.startAgent()
+	for _, r := range []*cairnv1.RestoreRequest{newMachine(&cairnv1.RestoreNewMachine{Title: "copy"}), inPlace(&cairnv1.RestoreInPlace{StopMachine: true})} {
+		if j := w.end(w.restore(r)); j.GetError().GetReason() != cairnv1.ErrorReason_ERROR_REASON_RESTORE_UNSUPPORTED || j.GetError().GetRemedy() == "" || len(w.points()) != 1 {
+			t.Errorf("%v", j)
+		}
+	}
+	w.restored(toDisks(&cairnv1.RestoreDisks{Directory: t.TempDir()}))
+}
+
+// TestStopFails: a machine that could not be stopped runs on.
+func TestStopFails(t *testing.T) {
+	w, _ := restoreWorld(t)
+	w.f.fail = failAt("stop", source.ErrHypervisor)
+	j := w.end(w.restore(inPlace(&cairnv1.RestoreInPlace{StopMachine: true})))
+	if j.GetError().GetReason() != cairnv1.ErrorReason_ERROR_REASON_HYPERVISOR_UNREACHABLE || w.f.state != source.StateRunning || len(w.points()) != 1 || len(w.f.specs) != 0 {
+		t.Errorf("%v", j)
+	}
+}
+
+// countingReader counts what is fetched from the vault.
+type countingReader struct {
+	diskmap.BlockReader
+	blocks atomic.Int64
+}
+
+func (r *countingReader) ReadBlocks(ctx context.Context, ds []block.Digest) ([][]byte, error) {
+	r.blocks.Add(int64(len(ds)))
+	return r.BlockReader.ReadBlocks(ctx, ds)
+}
+
+// TestBackingOverNBD: a disk in the vault is what QEMU reads over NBD; a little
+// of it takes a few blocks, its holes take none, and reads end with the job.
+func TestBackingOverNBD(t *testing.T) {
+	w, was := restoreWorld(t)
+	p := w.newest()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	exports := map[string]nbd.Export{}
+	r := &countingReader{BlockReader: w.c.Reader(p.GetName())}
+	var given atomic.Int64
+	for _, d := range p.GetDisks() {
+		im := diskmap.NewImage(r, must(client.Map(d))(t), diskmap.ImageOptions{})
+		defer im.Close()
+		exports[d.GetTarget()] = nbd.Export{Data: backing{im, ctx, &given}}
+	}
+	dir, err := os.MkdirTemp("", "nbd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := net.Listen("unix", dir+"/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	serveCtx, stop := context.WithCancel(t.Context())
+	go func() { served <- nbd.NewServer(exports).Serve(serveCtx, l) }()
+	defer func() {
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	}()
+	c, err := nbd.Dial(t.Context(), "unix", dir+"/s", nbd.Options{Export: "vda", Contexts: []string{nbd.BaseAllocation}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	got := make([]byte, 512)
+	if _, err := c.ReadAt(got, 3*grain); err != nil || !bytes.Equal(got, was["vda"][3*grain:][:512]) || given.Load() != 512 || r.blocks.Load() > 1+2 {
+		t.Errorf("%v; %d bytes given, %d blocks and pages read", err, given.Load(), r.blocks.Load())
+	}
+	r.blocks.Store(0)
+	raw := filepath.Join(t.TempDir(), "raw")
+	if out, err := exec.Command("qemu-img", "convert", "-f", "raw", "-O", "raw", "nbd+unix:///vdb?socket="+dir+"/s", raw).CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img (package qemu-utils): %v\n%s", err, out)
+	}
+	if b, err := os.ReadFile(raw); err != nil || !bytes.Equal(b, was["vdb"]) || r.blocks.Load() > 30 {
+		t.Errorf("%v; %d blocks and pages read", err, r.blocks.Load())
+	}
+	cancel()
+	if _, err := c.ReadAt(got, 30*grain); err == nil {
+		t.Error("a read went on after the job")
+	}
 }

@@ -19,6 +19,7 @@ import (
 	"cairn/blockstore/block"
 	"cairn/blockstore/diskmap"
 	"cairn/client"
+	"cairn/client/source"
 	cairnv1 "cairn/proto/cairn/v1"
 	"cairn/server"
 )
@@ -35,6 +36,7 @@ const (
 type world struct {
 	t      *testing.T
 	f      *fake
+	src    source.Source // what the agent serves: f, unless a test hides some of it
 	c      *client.Client
 	dir    string
 	socket string
@@ -63,7 +65,7 @@ func newWorld(t *testing.T, f *fake) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(tmp) })
-	w := &world{t: t, f: f, dir: t.TempDir(), socket: filepath.Join(tmp, "s"), log: slog.New(slog.NewTextHandler(testLog{t}, nil))}
+	w := &world{t: t, f: f, src: f, dir: t.TempDir(), socket: filepath.Join(tmp, "s"), log: slog.New(slog.NewTextHandler(testLog{t}, nil))}
 	w.startServer()
 	if w.c, err = client.Dial("unix:" + w.socket); err != nil {
 		t.Fatal(err)
@@ -126,7 +128,7 @@ func (w *world) startAgent() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- Run(ctx, Options{Server: "unix:" + w.socket, Host: "h", Source: w.f, SourceKind: "fake", Log: w.log, Ready: func() { close(ready) }})
+		done <- Run(ctx, Options{Server: "unix:" + w.socket, Host: "h", Source: w.src, SourceKind: "fake", Log: w.log, Ready: func() { close(ready) }})
 	}()
 	w.stopAgent = func() {
 		w.stopAgent = func() {}
