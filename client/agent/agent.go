@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +29,7 @@ type Options struct {
 	// Region the host is in; "" means the server's.
 	Region string
 	// Source is where machines come from, and SourceKind what the server is
-	// told about it: "images", "libvirt".
+	// told about it: "images", or "libvirt,images" when it is several at once.
 	Source     source.Source
 	SourceKind string
 	// MaxConcurrent is how many jobs run at the same time; 0 means 1.
@@ -168,7 +169,7 @@ func fatal(err error) bool {
 func (a *agent) session(ctx context.Context) error {
 	_, err := a.c.Hosts.RegisterHost(ctx, &cairnv1.RegisterHostRequest{
 		Parent: a.parent, HostId: a.Host,
-		Host: &cairnv1.Host{Region: a.Region, Sources: []string{a.SourceKind}, AgentVersion: Version},
+		Host: &cairnv1.Host{Region: a.Region, Sources: strings.Split(a.SourceKind, ","), AgentVersion: Version},
 	})
 	if err != nil {
 		return err
