@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"cairn/client/source"
+	"cairn/client/source/qemu"
 )
 
 var libvirtKind = kind{
@@ -13,5 +14,8 @@ var libvirtKind = kind{
 
 var qemuKind = kind{
 	name: "qemu", given: func(o Options) string { return o.QEMU },
-	open: func(Options) (source.Source, error) { return nil, errors.New("QEMU is not built in yet") },
+	open: func(o Options) (source.Source, error) {
+		return qemu.New(qemu.Options{Dir: o.QEMU, State: o.State, FreezeLimit: o.FreezeLimit, Guard: true, Log: o.Log})
+	},
+	guard: qemu.GuardKind, guest: qemu.OpenGuest,
 }

@@ -22,8 +22,17 @@ func TestSources(t *testing.T) {
 	if _, ok := s.(*source.Images); !ok {
 		t.Errorf("one source became a %T", s)
 	}
-	if _, _, err := Sources(Options{Images: filepath.Join(dir, "none")}); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a directory that is not there: %v", err)
+	s, kinds, err = Sources(Options{Images: dir, QEMU: dir, State: t.TempDir()})
+	if err != nil || kinds != "qemu,images" {
+		t.Fatalf("kinds %q, %v", kinds, err)
+	}
+	if _, ok := s.(source.Restorer); !ok {
+		t.Errorf("two sources became a %T", s)
+	}
+	for _, o := range []Options{{Images: filepath.Join(dir, "none")}, {QEMU: filepath.Join(dir, "none")}} {
+		if _, _, err := Sources(o); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("a directory that is not there: %v", err)
+		}
 	}
 }
 
