@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -201,16 +202,15 @@ func (m *Manager) next(s *session) (msgs []*pb.ClaimJobsResponse, e *entry) {
 	if m.stopping || len(s.running) >= s.max || m.sessions[s.host] != s {
 		return msgs, nil
 	}
-	q := m.queues[s.host]
-	for len(q) > 0 && e == nil {
-		if !q[0].ended && !q[0].ending {
-			e = q[0]
-		}
-		q = q[1:]
-	}
-	if m.queues[s.host] = q; len(q) == 0 {
+	q := slices.DeleteFunc(m.queues[s.host], func(e *entry) bool { return e.ended || e.ending })
+	if len(q) == 0 {
 		delete(m.queues, s.host)
+		return msgs, nil
 	}
+	// Somebody waits for a restore; so it goes before backups.
+	i := max(0, slices.IndexFunc(q, func(e *entry) bool { return e.restore != nil }))
+	e = q[i]
+	m.queues[s.host] = slices.Delete(q, i, i+1)
 	return msgs, e
 }
 

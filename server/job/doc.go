@@ -12,11 +12,13 @@
 //	                      └──────────── Cancel ────────────────────────▶ CANCELLED
 //
 // A BACKUP runs at its machine's host, a RESTORE at the one that its request
-// names. The host's agent holds a Claim open, over which it gets assignments with a lease. Report renews the
+// names, where it goes before the backups that wait. The host's agent holds a
+// Claim open, over which it gets assignments with a lease. Report renews the
 // lease; an assignment of which the agent has said nothing yet is sent again when
-// its stream breaks. When the lease runs out the job fails as INTERRUPTED, unless it turns out to
-// have made its recovery point, which is what counts: then it is COMPLETED
-// whatever else was said of it. Other jobs run in the server (Start, Begin).
+// its stream breaks. When the lease runs out the job fails as INTERRUPTED, unless
+// it is a BACKUP that turns out to have made its recovery point, which is what
+// counts: then it is COMPLETED whatever else was said of it. Other jobs run in the
+// server (Start, Begin).
 //
 // At most one BACKUP or RESTORE in place of an item is not ended at any time.
 // Other restores run beside them. What a RESTORE is to do is stored with it, so

@@ -82,6 +82,33 @@ func TestRestore(t *testing.T) {
 	})
 }
 
+// Restores go before backups that wait longer, both oldest first.
+func TestRestoresGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Options{})
+		var want []string
+		for i := range 2 {
+			want = append(want, b.backup(i))
+		}
+		for range 2 {
+			want = append(want, b.restore(&pb.RestoreRequest{}, host))
+		}
+		b.close()
+		b.open(Options{})
+		gone := b.restore(&pb.RestoreRequest{}, host)
+		if _, err := b.Cancel(gone); err != nil {
+			t.Error(err)
+		}
+		a := b.claim("", 4)
+		for _, i := range []int{2, 3, 0, 1} {
+			if got := a.next(t).Job.Name; got != want[i] {
+				t.Errorf("got %s, want %s", got, want[i])
+			}
+		}
+		b.close()
+	})
+}
+
 // A restore in place and a backup exclude each other, also after a restart. A
 // restore of which nobody knows what it was to do fails.
 func TestRestoreInPlace(t *testing.T) {

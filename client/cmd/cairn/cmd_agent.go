@@ -40,7 +40,7 @@ Several of them together are one host. Their machines must have different names.
 	f.DurationVar(&from.FreezeLimit, "freeze-limit", 0, "longest time that a guest is frozen (default 10s)")
 	f.StringVar(&o.Host, "host", "", "id of this host (default: its name)")
 	f.StringVar(&o.Region, "region", "", "region of this host (default: the server's)")
-	f.IntVar(&o.MaxConcurrent, "jobs", 1, "jobs to run at the same time")
+	f.IntVar(&o.MaxConcurrent, "jobs", 2, "jobs to run at the same time")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		limitMemory()
 		if from.FreezeLimit < 0 {

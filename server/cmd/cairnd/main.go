@@ -45,7 +45,7 @@ func localAgent(o daemon.AgentOptions) (daemon.RunAgent, error) {
 	return func(ctx context.Context, address string) error {
 		return agent.Run(ctx, agent.Options{
 			Server: address, Host: host, Region: o.Region,
-			Source: src, SourceKind: kinds, Log: o.Log,
+			Source: src, SourceKind: kinds, MaxConcurrent: 2, Log: o.Log,
 			Ready: func() { fmt.Printf("cairnd: host %s is connected\n", host) },
 		})
 	}, nil
