@@ -35,9 +35,9 @@ type task struct {
 }
 
 type stats struct {
-	DiskBytes, AllocatedBytes, ReadBytes, NewBytes, SentBytes int64 `json:",string"`
-	ChangedBlocks, NewBlocks, BadBlocks                       int64 `json:",string"`
-	TrackedBytes, SampledBytes                                int64 `json:",string"`
+	DiskBytes, AllocatedBytes, ReadBytes, NewBytes, SentBytes int64  `json:",string"`
+	ChangedBlocks, NewBlocks, BadBlocks                       int64  `json:",string"`
+	TrackedBytes, SampledBytes                                int64  `json:",string"`
 	Frozen                                                    string // "0.067s"
 }
 

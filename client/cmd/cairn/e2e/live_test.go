@@ -115,15 +115,6 @@ func (l *live) limit() context.Context {
 	return ctx
 }
 
-// until waits for something that there is no event for.
-func (l *live) until(what string, done func() bool) {
-	l.Helper()
-	for end := time.Now().Add(liveLimit); !done(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			l.Fatalf("waited in vain until %s", what)
-		}
-	}
-}
 
 // --- points --------------------------------------------------------------------
 
