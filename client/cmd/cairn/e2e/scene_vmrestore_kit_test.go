@@ -16,29 +16,19 @@ import (
 	"cairn/client/source/guesttest"
 )
 
-// restoreHost is a world whose agent serves the domains of libvirt, and images.
+// restoreHost is a live world whose agent serves images, too.
 type restoreHost struct {
-	*world
+	*live
 	disks string // directory for disks of machines
-	state string // of the agent
 }
 
 // newRestoreHost has server, agent, vault and policy.
 func newRestoreHost(t testing.TB) *restoreHost {
 	t.Helper()
 	// Not below the world's directory, which QEMU's user may not enter.
-	h := &restoreHost{world: newWorld(t), disks: guesttest.Dir(t), state: guesttest.Dir(t)}
-	h.startServer()
-	h.startAgent()
-	h.setUp()
+	h := &restoreHost{live: newLive(t), disks: guesttest.Dir(t)}
+	h.startAgent("--images", h.images)
 	return h
-}
-
-// startAgent is that of world, with another source.
-func (h *restoreHost) startAgent() {
-	h.Helper()
-	h.agent = h.start("agent", "is connected", cairnExe, "agent", "--host", "h1",
-		"--libvirt", "qemu:///system", "--images", h.images, "--state", h.state)
 }
 
 // drive makes a disk for a machine in the host's directory.
@@ -63,8 +53,22 @@ func (h *restoreHost) machine(s guesttest.Spec, macs ...string) *guesttest.Domai
 	return vm
 }
 
-// consistent backs a running machine up; its file systems were frozen for that.
-func (h *restoreHost) consistent(vm *guesttest.DomainVM) job {
+// boot starts a machine and waits for the guest and its agent.
+func (h *restoreHost) boot(vm *guesttest.DomainVM) {
+	h.Helper()
+	vm.Start()
+	h.up(vm)
+}
+
+// up waits for a guest and its agent.
+func (h *restoreHost) up(vm *guesttest.DomainVM) {
+	h.Helper()
+	vm.WaitReady(h.limit())
+	vm.WaitAgent(h.limit())
+}
+
+// frozenBackup backs a running machine up; its file systems were frozen for that.
+func (h *restoreHost) frozenBackup(vm *guesttest.DomainVM) job {
 	h.Helper()
 	j := h.backUpBadly(vm.Name)
 	for _, w := range j.Warnings {
@@ -73,9 +77,7 @@ func (h *restoreHost) consistent(vm *guesttest.DomainVM) job {
 	if !strings.HasPrefix(j.State, "JOB_STATE_COMPLETED") {
 		h.Fatal(j)
 	}
-	if p := h.points(vm.Name)[0]; p.Name != j.RecoveryPoint || p.Consistency != "CONSISTENCY_CLASS_FILE_SYSTEM_CONSISTENT" {
-		h.Errorf("point %s is %s", p.Name, p.Consistency)
-	}
+	h.consistent(j.RecoveryPoint, "FILE_SYSTEM_CONSISTENT")
 	return j
 }
 

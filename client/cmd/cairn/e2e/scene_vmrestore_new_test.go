@@ -21,18 +21,16 @@ func TestRestoreMachine(t *testing.T) {
 		h.drive("sda", "qcow2", 64*mib, guesttest.DiskOptions{Bus: guesttest.VirtioSCSI}),
 		h.drive("sdb", "raw", 80*mib, guesttest.DiskOptions{Bus: guesttest.VirtioSCSI, Random: 2}),
 	}}, macs...)
-	vm.Start()
+	h.boot(vm)
 	h.protect(vm.Name)
-	vm.WaitReady(t.Context())
-	vm.WaitAgent(t.Context())
 	idle := []string{"vda", "vdb", "sda"}
 	for n, disk := range idle {
 		fill(vm, disk, 100*n)
 	}
 	want, boot := trees(vm, idle...), bootID(vm)
-	vm.WaitSynced(t.Context(), "sdb", 3)
+	vm.WaitSynced(h.limit(), "sdb", 3)
 	before := vm.Synced("sdb")
-	h.consistent(vm)
+	h.frozenBackup(vm)
 	latest := vm.Name + "@latest"
 	proved(t, "a machine with 2 virtio-blk and 2 virtio-scsi disks, qcow2 and raw, was backed up while it wrote")
 
@@ -40,8 +38,7 @@ func TestRestoreMachine(t *testing.T) {
 	name := vm.Name + "-copy"
 	h.restored(latest, "--name", name, "--start")
 	dup := guesttest.Attach(t, name)
-	dup.WaitReady(t.Context())
-	dup.WaitAgent(t.Context())
+	h.up(dup)
 	if now := bootID(vm); now != boot || bootID(dup) == boot || vm.State() != "running" {
 		t.Errorf("the original is %s; it was booted as %s, now %s, the copy %s", vm.State(), boot, now, bootID(dup))
 	}
@@ -66,7 +63,7 @@ func TestRestoreMachine(t *testing.T) {
 	}
 	// The disk that was being written to has all that was synced, and its writer
 	// goes on where it was, in a log of its own.
-	dup.WaitSynced(t.Context(), "sdb", before+1)
+	dup.WaitSynced(h.limit(), "sdb", before+1)
 	dup.Destroy()
 	raw := h.disks + "/" + name + "-sdb.raw"
 	h.tool("e2fsck", "-fp", raw) // its power was cut
