@@ -199,6 +199,8 @@ func target(dev blockDevice, node string, order int) string {
 		name = m[1]
 	}
 	if name == "" && !strings.HasPrefix(node, "#") {
+	} else if !strings.HasPrefix(dev.QDev, "/") {
+		name = dev.QDev // QEMU gives the id itself of SCSI and IDE disks
 		name = node
 	}
 	if name == "" {
