@@ -115,7 +115,6 @@ func (l *live) limit() context.Context {
 	return ctx
 }
 
-
 // --- points --------------------------------------------------------------------
 
 // restored restores disks of a point, all if none is named, to DIR/DISK.raw in a
