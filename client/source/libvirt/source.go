@@ -93,11 +93,15 @@ var (
 	_ source.Restorer = (*Source)(nil)
 )
 
-// New makes a Source. The daemon need not run yet. Close ends its connections.
+// New makes a Source. The daemon need not run yet, but its URI must be one that
+// is supported. Close ends its connections.
 func New(o Options) (*Source, error) {
 	uri := o.URI
 	if uri == "" {
 		uri = DefaultURI
+	}
+	if err := rpc.CheckURI(uri); err != nil {
+		return nil, err
 	}
 	o.URI = uri
 	return newSource(o, func(ctx context.Context) (daemon, error) { return rpc.Dial(ctx, uri) })

@@ -90,6 +90,14 @@ func Dial(ctx context.Context, uri string) (*Conn, error) {
 	return nil, fmt.Errorf("libvirt: connect to %s (is libvirtd or virtqemud running?): %w", name, all)
 }
 
+// CheckURI says what is wrong with a URI that Dial would refuse.
+func CheckURI(uri string) error {
+	if _, _, err := parseURI(uri); err != nil {
+		return fmt.Errorf("libvirt: URI %q: %w", uri, err)
+	}
+	return nil
+}
+
 // parseURI returns the URI as the daemon wants it, and the sockets to try.
 func parseURI(uri string) (name string, sockets []string, err error) {
 	u, err := url.Parse(uri)
