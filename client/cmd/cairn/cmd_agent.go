@@ -41,21 +41,22 @@ Several of them together are one host. Their machines must have different names.
 	f.StringVar(&o.Host, "host", "", "id of this host (default: its name)")
 	f.StringVar(&o.Region, "region", "", "region of this host (default: the server's)")
 	f.IntVar(&o.MaxConcurrent, "jobs", 2, "jobs to run at the same time")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		limitMemory()
 		if from.FreezeLimit < 0 {
 			return usagef("--freeze-limit %v: must not be negative", from.FreezeLimit)
 		}
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 		from.Log = o.Log
-		var err error
-		o.Source, o.SourceKind, err = open.Sources(from)
+		src, err := open.Sources(from)
 		if errors.Is(err, open.ErrNothing) {
 			return usagef("say where machines come from: --libvirt URI, --qemu DIR, --images DIR, or several of them")
 		}
 		if err != nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, src.Close()) }()
+		o.Source, o.SourceKind = src.Source, src.Kinds
 		o.Server, o.Subscription = a.server, a.subscription
 		if o.Host == "" {
 			if o.Host, err = agent.HostID(); err != nil {

@@ -1,15 +1,17 @@
 package open
 
 import (
-	"errors"
-
 	"cairn/client/source"
+	"cairn/client/source/libvirt"
 	"cairn/client/source/qemu"
 )
 
 var libvirtKind = kind{
 	name: "libvirt", given: func(o Options) string { return o.Libvirt },
-	open: func(Options) (source.Source, error) { return nil, errors.New("libvirt is not built in yet") },
+	open: func(o Options) (source.Source, error) {
+		return libvirt.New(libvirt.Options{URI: o.Libvirt, State: o.State, FreezeLimit: o.FreezeLimit, Guard: true, Log: o.Log})
+	},
+	guard: libvirt.GuardKind, guest: libvirt.OpenGuest,
 }
 
 var qemuKind = kind{

@@ -2,7 +2,8 @@
 // addresses, limits. It is all that programs need to know of the kinds of
 // sources that there are:
 //
-//	src, kinds, err := open.Sources(open.Options{Images: dir, Libvirt: uri})
+//	from, err := open.Sources(open.Options{Images: dir, Libvirt: uri})
+//	defer from.Close()
 //
 // and, before anything else in main, since freezing a guest starts this program
 // again to look after it:
@@ -17,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -65,25 +67,47 @@ var kinds = []kind{
 // ErrNothing: the options name no source.
 var ErrNothing = errors.New("no source of machines is given")
 
+// Opened is what Sources makes.
+type Opened struct {
+	source.Source
+	// Kinds are the names of what it is made of, separated by commas.
+	Kinds   string
+	closers []io.Closer
+}
+
+// Close ends connections, once nobody uses the source any more.
+func (o *Opened) Close() error {
+	var errs []error
+	for _, c := range o.closers {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
 // Sources makes the source that the options ask for, of several kinds at once if
-// need be, and tells their names, separated by commas.
-func Sources(o Options) (source.Source, string, error) {
+// need be. Source of what it answers may be more than a source.Source.
+func Sources(o Options) (*Opened, error) {
 	var found []source.Named
 	var names []string
+	out := new(Opened)
 	for _, k := range kinds {
 		if k.given(o) == "" {
 			continue
 		}
 		s, err := k.open(o)
 		if err != nil {
-			return nil, "", err
+			return nil, errors.Join(err, out.Close())
+		}
+		if c, ok := s.(io.Closer); ok {
+			out.closers = append(out.closers, c)
 		}
 		found, names = append(found, source.Named{Kind: k.name, Source: s}), append(names, k.name)
 	}
 	if len(found) == 0 {
-		return nil, "", ErrNothing
+		return nil, ErrNothing
 	}
-	return source.Join(found...), strings.Join(names, ","), nil
+	out.Source, out.Kinds = source.Join(found...), strings.Join(names, ",")
+	return out, nil
 }
 
 // Guard does not return if this process was started to look after a frozen guest.

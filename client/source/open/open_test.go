@@ -11,26 +11,38 @@ import (
 )
 
 func TestSources(t *testing.T) {
-	if _, _, err := Sources(Options{State: t.TempDir()}); !errors.Is(err, ErrNothing) {
+	if _, err := Sources(Options{State: t.TempDir()}); !errors.Is(err, ErrNothing) {
 		t.Errorf("no source: %v", err)
 	}
 	dir := t.TempDir()
-	s, kinds, err := Sources(Options{Images: dir})
-	if err != nil || kinds != "images" {
-		t.Fatalf("kinds %q, %v", kinds, err)
+	open := func(kinds string, o Options) source.Source {
+		t.Helper()
+		s, err := Sources(o)
+		if err != nil || s.Kinds != kinds {
+			t.Fatalf("opened %+v, %v, want %s", s, err, kinds)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		return s.Source
 	}
-	if _, ok := s.(*source.Images); !ok {
+	if s, ok := open("images", Options{Images: dir}).(*source.Images); !ok {
 		t.Errorf("one source became a %T", s)
 	}
-	s, kinds, err = Sources(Options{Images: dir, QEMU: dir, State: t.TempDir()})
-	if err != nil || kinds != "qemu,images" {
-		t.Fatalf("kinds %q, %v", kinds, err)
+	all := Options{Images: dir, QEMU: dir, Libvirt: "qemu:///system", State: t.TempDir()}
+	if s, ok := open("libvirt,qemu,images", all).(source.Restorer); !ok {
+		t.Errorf("three sources became a %T", s)
 	}
-	if _, ok := s.(source.Restorer); !ok {
-		t.Errorf("two sources became a %T", s)
+	if s, ok := open("libvirt", Options{Libvirt: "qemu:///system"}).(source.Restorer); !ok {
+		t.Errorf("libvirt became a %T", s)
+	}
+	for _, uri := range []string{"system", "xen:///system", "qemu+ssh://other/system", "qemu:///nowhere"} {
+		if _, err := Sources(Options{Libvirt: uri}); err == nil {
+			t.Errorf("URI %s was taken", uri)
+		}
 	}
 	for _, o := range []Options{{Images: filepath.Join(dir, "none")}, {QEMU: filepath.Join(dir, "none")}} {
-		if _, _, err := Sources(o); !errors.Is(err, os.ErrNotExist) {
+		if _, err := Sources(o); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("a directory that is not there: %v", err)
 		}
 	}

@@ -16,6 +16,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -31,7 +32,7 @@ func main() {
 
 // localAgent is the agent of --local-agent.
 func localAgent(o daemon.AgentOptions) (daemon.RunAgent, error) {
-	src, kinds, err := open.Sources(open.Options{
+	src, err := open.Sources(open.Options{
 		Images: o.Images, Libvirt: o.Libvirt, QEMU: o.QEMU, State: o.State, FreezeLimit: o.FreezeLimit, Log: o.Log})
 	if err != nil {
 		return nil, err
@@ -42,10 +43,11 @@ func localAgent(o daemon.AgentOptions) (daemon.RunAgent, error) {
 			return nil, err
 		}
 	}
-	return func(ctx context.Context, address string) error {
+	return func(ctx context.Context, address string) (err error) {
+		defer func() { err = errors.Join(err, src.Close()) }()
 		return agent.Run(ctx, agent.Options{
 			Server: address, Host: host, Region: o.Region,
-			Source: src, SourceKind: kinds, MaxConcurrent: 2, Log: o.Log,
+			Source: src.Source, SourceKind: src.Kinds, MaxConcurrent: 2, Log: o.Log,
 			Ready: func() { fmt.Printf("cairnd: host %s is connected\n", host) },
 		})
 	}, nil

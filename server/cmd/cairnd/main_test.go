@@ -320,6 +320,8 @@ func TestWrongUsage(t *testing.T) {
 		{1, "another kind", []string{"--data", t.TempDir(), "--socket", file}},
 		{1, "longer than the system allows", []string{"--data", t.TempDir(), "--socket", long}},
 		{1, "no such", []string{"--data", t.TempDir(), "--local-agent", "--images", file + "x"}},
+		{1, "no such", []string{"--data", t.TempDir(), "--local-agent", "--qemu", file + "x"}},
+		{1, "xen:///system", []string{"--data", t.TempDir(), "--local-agent", "--libvirt", "xen:///system"}},
 	} {
 		out, err := command(c.args...).CombinedOutput()
 		if code(err) != c.status || !strings.Contains(string(out), c.says) {
