@@ -92,7 +92,7 @@ type agent struct {
 	host     string // resource name
 	instance string // of this process
 	ready    sync.Once
-	clean    bool // CleanUp has nothing left to do; used by serve only
+	clean    bool // CleanUp has nothing left to do; used by one goroutine at a time
 
 	// dirty has an element when the machines are to be reported anew.
 	dirty chan struct{}
@@ -187,6 +187,8 @@ func (a *agent) session(ctx context.Context) error {
 		return err
 	}
 	wg.Go(func() {
+		again := time.NewTicker(cleanUpEvery)
+		defer again.Stop()
 		for {
 			select {
 			case <-a.dirty:
@@ -194,9 +196,11 @@ func (a *agent) session(ctx context.Context) error {
 					cancel(err) // a new session reports them
 					return
 				}
+			case <-again.C:
 			case <-ctx.Done():
 				return
 			}
+			a.cleanUp(ctx, nil)
 		}
 	})
 	a.ready.Do(func() {

@@ -244,7 +244,7 @@ func (b *backup) commit(ctx context.Context, up *client.Upload) (*cairnv1.Recove
 		GuestOs:               info.Machine.GuestOS,
 		MachineDefinition:     info.Definition,
 		MachineDefinitionType: info.DefinitionKind,
-		Warnings:              warnings[:min(len(warnings), 100)],
+		Warnings:              warnings,
 		Checkpoint:            info.Checkpoint,
 	}
 	b.committing = true

@@ -11,9 +11,14 @@ import (
 	cairnv1 "cairn/proto/cairn/v1"
 )
 
-// cleanUpFor bounds how long what a crash left behind keeps an agent from its
-// work. The next session goes on with it.
-const cleanUpFor = 2 * time.Minute
+const (
+	// cleanUpFor bounds how long what a crash left behind keeps an agent from its
+	// work.
+	cleanUpFor = 2 * time.Minute
+	// cleanUpEvery is how often it is tried again during a session, besides
+	// whenever machines have changed: the hypervisor may have come back.
+	cleanUpEvery = 30 * time.Second
+)
 
 // errNotConnected is what the source hears of recovery points as long as there
 // is no server to ask.
@@ -41,7 +46,7 @@ func (a *agent) cleanUp(ctx context.Context, offline error) {
 	case offline != nil && errors.Is(err, offline):
 		a.Log.Info("clean-up goes on when the server can be asked", "err", err)
 	default:
-		a.Log.Error("clean up what an earlier process left behind; trying again with the next session", "err", err)
+		a.Log.Error("clean up what an earlier process left behind; trying again", "err", err)
 	}
 }
 

@@ -31,6 +31,7 @@ type fake struct {
 	warnings []source.Warning
 	track    bool // give checkpoints
 
+	changed func()
 	taken   []source.SnapshotOptions
 	open    atomic.Int64 // snapshots not closed
 	take    func(ctx context.Context, n int) error
@@ -85,6 +86,9 @@ func (f *fake) Machines(context.Context) ([]source.Machine, error) {
 }
 
 func (f *fake) Watch(ctx context.Context, changed func()) error {
+	f.mu.Lock()
+	f.changed = changed
+	f.mu.Unlock()
 	changed()
 	<-ctx.Done()
 	return nil

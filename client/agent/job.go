@@ -23,8 +23,9 @@ var (
 // reportEvery is how often progress is told while it moves.
 const reportEvery = 400 * time.Millisecond
 
-// finalReportFor is how long an agent tries to tell how a job ended while the
-// server is gone. After that the server finds out by the job's lease.
+// An agent that is stopped tries for finalReportFor to tell how a job ended while
+// the server is gone, any other for as long as it waits for the server anyway.
+// After that the server finds out by the job's lease.
 const finalReportFor = time.Minute
 
 // job is one assignment under way, and what is told about it.
@@ -179,6 +180,7 @@ func (j *job) finish(err error) {
 		default:
 			r.State = cairnv1.JobState_JOB_STATE_FAILED
 			r.Error = problem(err)
+			r.Error.Message = clip(r.Error.Message)
 		}
 		now := timestamppb.Now()
 		for _, t := range r.Tasks {
@@ -191,7 +193,11 @@ func (j *job) finish(err error) {
 			}
 		}
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), finalReportFor)
+	limit := patience
+	if errors.Is(err, errStopped) {
+		limit = finalReportFor
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		_, err := j.a.c.Hosts.ReportJob(ctx, j.report)

@@ -74,7 +74,8 @@ func (r *restore) measure() {
 }
 
 func (r *restore) outcome(format string, args ...any) {
-	r.j.update(func(q *cairnv1.ReportJobRequest) { q.Outcome = fmt.Sprintf(format, args...) })
+	text := clip(fmt.Sprintf(format, args...))
+	r.j.update(func(q *cairnv1.ReportJobRequest) { q.Outcome = text })
 }
 
 // write restores all disks, one after the other, each to the writer that open

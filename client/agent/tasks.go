@@ -103,16 +103,24 @@ func (j *job) showProgress(ctx context.Context, title string, pr *progress, read
 	}
 }
 
-// maxWarningText is what a recovery point's record takes of one warning, less
-// than the server's limit of 2,048 bytes.
-const maxWarningText = 2000
+// What a server takes: it refuses reports and points with more.
+const (
+	maxText     = 2000 // bytes of a warning, a problem or an outcome
+	maxWarnings = 100
+)
 
-// warn adds a warning, once.
-func (j *job) warn(reason cairnv1.ErrorReason, err error, metadata ...string) {
-	text := err.Error()
-	if len(text) > maxWarningText {
-		text = strings.ToValidUTF8(text[:maxWarningText], "") + "…"
+// clip makes a text one that the server takes.
+func clip(text string) string {
+	text = strings.ToValidUTF8(text, "?")
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText], "") + "…"
 	}
+	return text
+}
+
+// warn adds a warning, once, if there is room for it.
+func (j *job) warn(reason cairnv1.ErrorReason, err error, metadata ...string) {
+	text := clip(err.Error())
 	w := &cairnv1.Warning{Reason: reason, Message: text, Remedy: warningRemedy(reason)}
 	for i := 0; i+1 < len(metadata); i += 2 {
 		if w.Metadata == nil {
@@ -126,7 +134,9 @@ func (j *job) warn(reason cairnv1.ErrorReason, err error, metadata ...string) {
 				return // a transfer that began again says it again
 			}
 		}
-		r.Warnings = append(r.Warnings, w)
+		if len(r.Warnings) < maxWarnings {
+			r.Warnings = append(r.Warnings, w)
+		}
 	})
 }
 
