@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
@@ -21,6 +22,14 @@ const maxMessage = 16 << 20
 // window is the HTTP/2 flow-control window of streams and connections. gRPC's
 // own estimate begins at 64 KiB and needs round trips to grow.
 const window = 8 << 20
+
+// reconnect bounds the waits between attempts to connect. gRPC's own grow to two
+// minutes, for which a server that came back after an outage would be taken for
+// gone: longer than a guest waits for its disk.
+var reconnect = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+	MinConnectTimeout: 10 * time.Second,
+}
 
 // retries makes calls that change nothing, or that a request id makes
 // repeatable, try again while the server cannot be reached. The waits add up
@@ -67,6 +76,7 @@ func Dial(address string) (*Client, error) {
 	conn, err := grpc.NewClient(target,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(retries),
+		grpc.WithConnectParams(reconnect),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithInitialWindowSize(window),
 		grpc.WithInitialConnWindowSize(2*window),
