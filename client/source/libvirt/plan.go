@@ -125,11 +125,6 @@ func oldQCOW2(path string) bool {
 	return err == nil && string(h[:4]) == "QFI\xfb" && binary.BigEndian.Uint32(h[4:]) < 3
 }
 
-// empty tells that no disk is left.
-func (p *plan) empty() bool {
-	return !slices.ContainsFunc(p.tasks, func(t task) bool { return !t.skip })
-}
-
 // incremental tells whether any disk is.
 func (p *plan) incremental() bool {
 	return slices.ContainsFunc(p.tasks, func(t task) bool { return t.since != "" })

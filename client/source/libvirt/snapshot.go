@@ -107,6 +107,7 @@ type snapshot struct {
 	began   chan error // the answer to BackupBegin, when nobody waited for it
 	unwatch func()
 	disks   []source.SnapshotDisk
+	total   int64 // bytes of scratch space that the jobs of all disks count
 
 	mu     sync.Mutex
 	lost   error // why the snapshot does not exist any more
@@ -253,6 +254,11 @@ func (p *snapshot) openDisks(ctx context.Context, conn daemon) error {
 		}
 		p.disks = append(p.disks, disk)
 	}
+	job, err := conn.JobStats(ctx, p.d.Domain, false)
+	if err != nil {
+		return failure(err)
+	}
+	p.total = job.Params.Int64(rpc.JobTempTotal)
 	return nil
 }
 
@@ -341,7 +347,30 @@ func (p *snapshot) Disks() []source.SnapshotDisk { return p.disks }
 
 // Check implements source.Snapshot: what was read is what it was, unless the
 // snapshot ended while it was read.
-func (p *snapshot) Check(ctx context.Context) error { return p.alive(ctx) }
+//
+// Between the end of QEMU's jobs and libvirt's notice of it, the exports still
+// answer, with what the guest writes. So QEMU itself is asked, too: the scratch
+// space of a job that has ended is not counted any more.
+func (p *snapshot) Check(ctx context.Context) error {
+	if err := p.alive(ctx); err != nil {
+		return err
+	}
+	conn, err := p.s.connection(ctx)
+	if err != nil {
+		return err
+	}
+	job, err := conn.JobStats(ctx, p.d.Domain, false)
+	if err != nil || job.Type == rpc.JobNone || job.Params.Int64(rpc.JobTempTotal) < p.total {
+		if lost := p.alive(ctx); lost != nil {
+			return lost
+		}
+		if err != nil {
+			return failure(err)
+		}
+		return p.lose(fmt.Errorf("%w: somebody is ending libvirt's backup job", source.ErrSnapshotLost))
+	}
+	return nil
+}
 
 // Keep implements source.Snapshot.
 func (p *snapshot) Keep(ctx context.Context) error {
