@@ -90,7 +90,7 @@ type inspection struct {
 	uuid    string
 	disks   []*disk
 	nodes   []blockNode
-	agentUp bool // the guest has opened the agent's channel
+	agentUp bool // the guest has the agent's channel open, as far as QEMU knows it
 }
 
 // disk is a disk of a running QEMU.
@@ -132,9 +132,11 @@ func inspect(ctx context.Context, c *shared, d *descriptor) (*inspection, error)
 	case strings.Trim(uuid.UUID, "0-") != "":
 		i.uuid = uuid.UUID
 	}
+	i.agentUp = d.Agent != ""
 	for _, ch := range chardevs {
-		if d.Agent != "" && ch.Open && strings.Contains(ch.Filename, "unix:"+d.Agent) {
-			i.agentUp = true
+		// "unix:PATH,server=on", "disconnected:unix:PATH,server=on"
+		if d.Agent != "" && strings.Contains(ch.Filename, "unix:"+d.Agent+",") {
+			i.agentUp = ch.Open
 		}
 	}
 	i.findDisks(devices, stats)
@@ -197,10 +199,10 @@ func target(dev blockDevice, node string, order int) string {
 	name := dev.Device
 	if m := peripheral.FindStringSubmatch(dev.QDev); m != nil {
 		name = m[1]
-	}
-	if name == "" && !strings.HasPrefix(node, "#") {
 	} else if !strings.HasPrefix(dev.QDev, "/") {
 		name = dev.QDev // QEMU gives the id itself of SCSI and IDE disks
+	}
+	if name == "" && !strings.HasPrefix(node, "#") {
 		name = node
 	}
 	if name == "" {

@@ -47,8 +47,10 @@ type vm struct {
 	name   string
 	images []*image
 	extra  []string // arguments
+	agent  string   // socket of the guest's agent, or ""
 	cmd    *exec.Cmd
-	mon    *qmp.Client
+	exited chan struct{} // closed when it has
+	mon    *qmp.Client   // nil while it does not run
 }
 
 // newVM makes a machine with disks of the given formats and 8 MiB each, called
@@ -92,6 +94,11 @@ func (v *vm) start() {
 	} else if err != nil {
 		v.t.Fatal(err)
 	}
+	v.exited = make(chan struct{})
+	go func() {
+		v.cmd.Wait()
+		close(v.exited)
+	}()
 	ctx, cancel := context.WithTimeout(v.t.Context(), 30*time.Second)
 	defer cancel()
 	for {
@@ -101,9 +108,13 @@ func (v *vm) start() {
 		}
 		select {
 		case <-time.After(5 * time.Millisecond): // until its sockets are there
+			continue
+		case <-v.exited:
 		case <-ctx.Done():
-			v.t.Fatalf("QEMU does not come up: %v\n%s", err, &out)
+			v.cmd.Process.Kill()
+			<-v.exited
 		}
+		v.t.Fatalf("QEMU does not come up: %v\n%s", err, &out)
 	}
 }
 
@@ -122,12 +133,13 @@ func (v *vm) quit() {
 }
 
 func (v *vm) gone() {
-	v.cmd.Wait()
+	<-v.exited
 	v.mon.Close()
+	v.mon = nil
 }
 
 func (v *vm) stop() {
-	if v.cmd.ProcessState == nil {
+	if v.mon != nil {
 		v.kill()
 	}
 }
@@ -146,9 +158,7 @@ func (v *vm) write(disk int, off, length int64, pattern byte) {
 	v.t.Helper()
 	im := v.images[disk]
 	v.do("human-monitor-command", args{"command-line": fmt.Sprintf(`qemu-io drive-%s "write -P %d %d %d"`, im.id, pattern, off, length)})
-	for i := off; i < off+length; i++ {
-		im.want[i] = pattern
-	}
+	copy(im.want[off:], bytes.Repeat([]byte{pattern}, int(length)))
 }
 
 // want is what a disk holds now.
@@ -157,7 +167,7 @@ func (v *vm) want(disk int) []byte { return slices.Clone(v.images[disk].want) }
 // describe writes the machine's descriptor.
 func (v *vm) describe(dir string) {
 	v.t.Helper()
-	b, _ := json.Marshal(map[string]string{"name": v.name, "qmp": v.socket()})
+	b, _ := json.Marshal(descriptor{Name: v.name, QMP: v.socket(), Agent: v.agent})
 	if err := os.WriteFile(filepath.Join(dir, v.name+".json"), b, 0o600); err != nil {
 		v.t.Fatal(err)
 	}
@@ -193,7 +203,7 @@ func (v *vm) ours() (things []string, bitmaps map[string]int) {
 	return things, bitmaps
 }
 
-// bench is a source of a test's machines.
+// testbed is a source of a test's machines.
 type testbed struct {
 	*Source
 	t   *testing.T
@@ -316,6 +326,9 @@ func same(t *testing.T, what string, got, want []byte) {
 	t.Helper()
 	if len(got) != len(want) {
 		t.Fatalf("%s: %d bytes, want %d", what, len(got), len(want))
+	}
+	if bytes.Equal(got, want) {
+		return
 	}
 	for i := range got {
 		if got[i] != want[i] {

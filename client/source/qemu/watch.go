@@ -105,7 +105,7 @@ func (s *Source) fingerprints(ctx context.Context, before map[string]string) (ma
 
 func (s *Source) fingerprint(ctx context.Context, d *descriptor, before string) string {
 	h := fnv.New64a()
-	put := func(v ...any) { fmt.Fprintf(h, "%q", v) }
+	put := func(v ...any) { fmt.Fprintf(h, "%#v", v) } // %q would take sizes for characters
 	put(d.Name, d.QMP, d.Agent, d.UUID, d.problem)
 	if d.problem == "" {
 		i, err := s.inspect(ctx, d)
