@@ -77,7 +77,12 @@ func newRealHost(t *testing.T) *realHost {
 		}
 		os.RemoveAll(dir)
 	})
-	h.r = newRestorer(func(context.Context) (hypervisor, error) { return h.hv, nil }, func(n string) string { return source.IDOf(n, "vm") }, filepath.Join(dir, "state"))
+	h.r = newRestorer(func(context.Context) (hypervisor, error) {
+		if h.hv.Err() != nil { // libvirtd was restarted
+			h.hv = dialReal(t)
+		}
+		return h.hv, nil
+	}, func(n string) string { return source.IDOf(n, "vm") }, filepath.Join(dir, "state"))
 	h.r.stopFor = time.Second
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
