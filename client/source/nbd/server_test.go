@@ -399,3 +399,46 @@ func (s *stuck) ReadAtContext(ctx context.Context, _ []byte, _ int64) (int, erro
 	<-ctx.Done()
 	return 0, context.Cause(ctx)
 }
+
+// FuzzServer: whatever a client sends, the server survives and lets go of it when
+// it hangs up.
+func FuzzServer(f *testing.F) {
+	hello := be.AppendUint32(nil, hsFixedNewstyle|hsNoZeroes)
+	option := func(b []byte, opt uint32, data []byte) []byte {
+		b = be.AppendUint64(b, magicOption)
+		b = be.AppendUint32(b, opt)
+		b = be.AppendUint32(b, uint32(len(data)))
+		return append(b, data...)
+	}
+	request := func(b []byte, flags, cmd uint16, off uint64, n uint32) []byte {
+		b = be.AppendUint32(b, magicRequest)
+		b = be.AppendUint16(b, flags)
+		b = be.AppendUint16(b, cmd)
+		b = be.AppendUint64(b, 1)
+		b = be.AppendUint64(b, off)
+		return be.AppendUint32(b, n)
+	}
+	b := option(hello, optStructuredReply, nil)
+	b = option(b, optSetMeta, append(appendString([]byte(nil), "vda"), append([]byte{0, 0, 0, 1}, appendString(nil, BaseAllocation)...)...))
+	b = option(b, optInfo, append(appendString(nil, "vda"), 0, 3, 0, 1, 0, 2, 0, 3))
+	b = option(b, optGo, append(appendString(nil, "vda"), 0, 0))
+	b = request(b, 0, cmdRead, 100, 5000)
+	b = request(b, cmdFlagReqOne, cmdBlockStatus, 0, 1<<16)
+	f.Add(request(b, 0, cmdDisc, 0, 0))
+	b = option(hello, optList, nil)
+	b = option(b, optExportName, []byte("vda"))
+	b = append(request(b, 0, cmdWrite, 0, 3), "abc"...)
+	f.Add(request(b, 0, cmdRead, 65000, 536))
+	h := &holes{b: make([]byte, 1<<16)}
+	copy(h.b[20000:], bytes.Repeat([]byte("data"), 5000))
+	s := NewServer(map[string]Export{"vda": {Data: h}})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		mine, its := net.Pipe()
+		done := make(chan struct{})
+		go func() { defer close(done); s.serve(t.Context(), its) }()
+		go io.Copy(io.Discard, mine)
+		mine.Write(b)
+		mine.Close()
+		<-done
+	})
+}
