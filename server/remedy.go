@@ -77,8 +77,13 @@ func fillRemedies(p *pb.Problem, ws []*pb.Warning) {
 		p.Remedy = remedy(p.Reason)
 	}
 	for _, w := range ws {
-		if w != nil && w.Remedy == "" {
-			w.Remedy = remedy(w.Reason)
+		if w == nil || w.Remedy != "" {
+			continue
+		}
+		if w.Remedy = remedy(w.Reason); w.Reason == pb.ErrorReason_ERROR_REASON_SNAPSHOT_FAILED {
+			// Of a job that went on all the same it means whatever has no reason of
+			// its own.
+			w.Remedy = "The job went on; see to what the message says."
 		}
 	}
 }

@@ -164,6 +164,10 @@ func TestRemedies(t *testing.T) {
 		}
 		seen[text] = r
 	}
+	w := &pb.Warning{Reason: pb.ErrorReason_ERROR_REASON_SNAPSHOT_FAILED}
+	if fillRemedies(nil, []*pb.Warning{nil, w}); strings.Contains(w.Remedy, "Retry") {
+		t.Errorf("a warning wants a retry: %s", w.Remedy)
+	}
 	if len(seen) < 35 {
 		t.Errorf("looked at %d reasons only", len(seen))
 	}
