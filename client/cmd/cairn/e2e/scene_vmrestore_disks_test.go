@@ -41,7 +41,7 @@ func TestRestoreDisksOfMachine(t *testing.T) {
 			t.Errorf("%s has %v", dir, left)
 		}
 		for _, d := range drives {
-			h.tool("qemu-img", "compare", "-s", "-f", d.Format, "-F", format, d.Path, dir+"/"+d.Target+"."+format)
+			h.sameDisk(d.Path, d.Format, dir+"/"+d.Target+"."+format, format)
 		}
 	}
 	for _, format := range []string{"raw", "qcow2"} {

@@ -151,6 +151,21 @@ func (h *restoreHost) domains() []string {
 	return names
 }
 
+// sameDisk says that two images hold the same bytes.
+func (h *restoreHost) sameDisk(a, aFormat, b, bFormat string) {
+	h.Helper()
+	var sizes [2]struct {
+		Size int64 `json:"virtual-size"`
+	}
+	for i, args := range [][]string{{aFormat, a}, {bFormat, b}} {
+		h.must(json.Unmarshal([]byte(h.tool("qemu-img", "info", "-U", "--output=json", "-f", args[0], args[1])), &sizes[i]))
+	}
+	if sizes[0] != sizes[1] {
+		h.Errorf("%s has %d bytes, %s has %d", a, sizes[0].Size, b, sizes[1].Size)
+	}
+	h.tool("qemu-img", "compare", "-q", "-f", aFormat, "-F", bFormat, a, b)
+}
+
 // undisturbed says that nothing of restores lies about: neither what they were
 // working on, nor what they keep until they are done.
 func (h *restoreHost) undisturbed() {
@@ -223,17 +238,18 @@ func (hw hardware) macs() (list []string) {
 func (hw hardware) shape() string {
 	var s []string
 	for _, d := range hw.Disks {
-		s = append(s, fmt.Sprint("disk ", d.Target.Dev, d.Target.Bus, d.Serial, d.Driver.Type))
+		s = append(s, strings.Join([]string{"disk", d.Target.Dev, d.Target.Bus, d.Serial, d.Driver.Type}, " "))
 	}
 	for _, n := range hw.NICs {
 		s = append(s, "network card "+n.Model.Type)
 	}
 	for _, c := range hw.Controllers {
-		s = append(s, fmt.Sprint("controller ", c.Type, c.Index, c.Model))
+		s = append(s, strings.Join([]string{"controller", c.Type, c.Index, c.Model}, " "))
 	}
 	for _, t := range hw.TPMs {
 		s = append(s, "TPM "+t.Model)
 	}
+	slices.Sort(s) // libvirt sorts the controllers that it adds
 	return strings.Join(s, "\n")
 }
 

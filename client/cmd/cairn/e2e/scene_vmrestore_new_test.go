@@ -66,7 +66,7 @@ func TestRestoreMachine(t *testing.T) {
 	dup.WaitSynced(h.limit(), "sdb", before+1)
 	dup.Destroy()
 	raw := h.disks + "/" + name + "-sdb.raw"
-	h.tool("e2fsck", "-fp", raw) // its power was cut
+	h.tool("sh", "-c", `e2fsck -fp "$1" || [ $? = 1 ]`, "sh", raw) // its power was cut
 	guesttest.CheckFiles(t, os.DirFS(guesttest.Extract(t, raw)), before+1)
 	guesttest.Fsck(t, raw)
 	h.undisturbed()
@@ -85,7 +85,7 @@ func TestRestoreMachine(t *testing.T) {
 		if want := to + "/" + name + "-" + d.Target.Dev + "." + d.Driver.Type; d.Source.File != want {
 			t.Errorf("disk %s is %s, must be %s", d.Target.Dev, d.Source.File, want)
 		}
-		h.tool("qemu-img", "compare", "-s", "-f", "raw", "-F", d.Driver.Type, h.path("raw")+"/"+d.Target.Dev+".raw", d.Source.File)
+		h.sameDisk(h.path("raw")+"/"+d.Target.Dev+".raw", "raw", d.Source.File, d.Driver.Type)
 	}
 	guesttest.Fsck(t, h.path("raw/sdb.raw"))
 	last := guesttest.CheckFiles(t, os.DirFS(guesttest.Extract(t, h.path("raw/sdb.raw"))), before)
