@@ -50,7 +50,7 @@ func newImage(t *testing.T) *image {
 	im := &image{path: filepath.Join(t.TempDir(), "a.qcow2"), now: make([]byte, diskSize), changed: make([]bool, diskSize>>16)}
 	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", im.path, fmt.Sprint(diskSize))
 	write := func(n, most int) {
-		args := []string{"-f", "qcow2"}
+		args := []string{"-f", "qcow2", "-t", "unsafe"}
 		for range n {
 			length := 1 + rnd.IntN(most)
 			off := rnd.IntN(diskSize - length)

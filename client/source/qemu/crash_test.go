@@ -13,16 +13,16 @@ import (
 	"cairn/client/source"
 )
 
-// childEnv holds "dir state since phase" for a child that takes a snapshot of
+// childEnv holds "dir|state|since|phase|guard" for a child that takes a snapshot of
 // machine web and stops in a phase, to be killed there.
 const childEnv = "CAIRN_QEMU_TEST_CHILD"
 
 // phases are those of Options.reached.
-var phases = []string{"session", "server", "prepared", "taken"}
+var phases = []string{"session", "server", "prepared", "take", "taken"}
 
 func child() {
 	f := strings.Split(os.Getenv(childEnv), "|")
-	s, err := New(Options{Dir: f[0], Reserve: 1})
+	s, err := New(Options{Dir: f[0], Reserve: 1, Guard: f[4] != ""})
 	if err != nil {
 		panic(err)
 	}
@@ -51,8 +51,13 @@ func child() {
 // checkpoint, if it got that far.
 func crash(t *testing.T, b *testbed, since, phase string) (checkpoint string) {
 	t.Helper()
+	return crashGuarded(t, b, since, phase, "")
+}
+
+func crashGuarded(t *testing.T, b *testbed, since, phase, guard string) (checkpoint string) {
+	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{b.dir, b.state, since, phase}, "|"))
+	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{b.dir, b.state, since, phase, guard}, "|"))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

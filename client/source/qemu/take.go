@@ -38,6 +38,7 @@ func (snap *snapshot) prepare(w work) error {
 
 // take makes the point in time of all disks: one transaction.
 func (snap *snapshot) take(ctx context.Context) error {
+	snap.s.reached("take")
 	var actions []args
 	add := func(kind string, data args) { actions = append(actions, args{"type": kind, "data": data}) }
 	for n, d := range snap.plan {

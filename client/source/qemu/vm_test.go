@@ -18,10 +18,14 @@ import (
 	"go.uber.org/goleak"
 
 	"cairn/client/source"
+	"cairn/client/source/guest"
 	"cairn/client/source/qmp"
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == guest.GuardCommand {
+		os.Exit(guest.GuardMain(os.Args[2:], OpenGuest))
+	}
 	if os.Getenv(childEnv) != "" {
 		child()
 	}
@@ -83,7 +87,7 @@ func (v *vm) start() {
 	args := []string{"-S", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "tcg", "-m", "16",
 		"-qmp", "unix:" + v.socket() + ",server=on,wait=off", "-qmp", "unix:" + v.socket() + "-test,server=on,wait=off"}
 	for _, im := range v.images {
-		args = append(args, "-drive", fmt.Sprintf("if=none,id=drive-%s,format=%s,file=%s", im.id, im.format, im.path),
+		args = append(args, "-drive", fmt.Sprintf("if=none,cache=unsafe,id=drive-%s,format=%s,file=%s", im.id, im.format, im.path),
 			"-device", fmt.Sprintf("virtio-blk-pci,id=%s,drive=drive-%s", im.id, im.id))
 	}
 	v.cmd = exec.Command("qemu-system-x86_64", append(args, v.extra...)...)
