@@ -63,6 +63,8 @@ func text(err error) string {
 var hints = map[cairnv1.ErrorReason]string{
 	cairnv1.ErrorReason_ERROR_REASON_VAULT_NOT_FOUND:          "list vaults with: cairn vault list",
 	cairnv1.ErrorReason_ERROR_REASON_POLICY_NOT_FOUND:         "list policies with: cairn policy list --vault VAULT",
+	cairnv1.ErrorReason_ERROR_REASON_HOST_NOT_FOUND:           "list hosts with: cairn host list",
+	cairnv1.ErrorReason_ERROR_REASON_RESTORE_UNSUPPORTED:      "restore its disks with: cairn restore disk POINT --to DIR",
 	cairnv1.ErrorReason_ERROR_REASON_MACHINE_NOT_FOUND:        "list machines with: cairn machine list",
 	cairnv1.ErrorReason_ERROR_REASON_PROTECTED_ITEM_NOT_FOUND: "list protected items with: cairn item list",
 	cairnv1.ErrorReason_ERROR_REASON_RECOVERY_POINT_NOT_FOUND: "list recovery points with: cairn point list ITEM",
