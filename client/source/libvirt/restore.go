@@ -51,6 +51,9 @@ type restorer struct {
 	images, nvram, swtpm, journals, sockets string
 	// stopFor is how long a guest may take to shut down before its power is cut.
 	stopFor time.Duration
+	// lookEvery is how often the progress of a pull is asked for; its end is told
+	// by an event.
+	lookEvery time.Duration
 	// step is called before each step that a crash may follow. Tests fail there.
 	step func(name string) error
 }
@@ -65,8 +68,8 @@ func newRestorer(connect func(ctx context.Context) (hypervisor, error), idOf fun
 		swtpm:    "/var/lib/libvirt/swtpm",
 		journals: filepath.Join(state, "restores"),
 		sockets:  "/run/cairn",
-		stopFor:  time.Minute,
-		step:     func(string) error { return nil },
+		stopFor:  time.Minute, lookEvery: time.Second,
+		step: func(string) error { return nil },
 	}
 }
 
@@ -230,9 +233,14 @@ func (r *restorer) PrepareRestore(ctx context.Context, spec source.RestoreSpec) 
 	}
 	j := &restoreJob{r: r, ctx: ctx, hv: hv, spec: spec, dom: dom, places: map[string]*place{}}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, j.Abort())
+		if err == nil {
+			return
 		}
+		if j.log != nil && j.log.Phase == phaseInstant { // its machine is not this call's to remove
+			j.over = true
+			j.log.f.Close()
+		}
+		err = errors.Join(err, j.Abort())
 	}()
 	if j.log, err = r.openJournal(ctx, hv, spec.ID); err != nil {
 		return nil, err
@@ -242,11 +250,10 @@ func (r *restorer) PrepareRestore(ctx context.Context, spec source.RestoreSpec) 
 	} else {
 		err = j.planInPlace()
 	}
-	if err == nil {
-		err = j.checkSpace()
-	}
-	if err == nil {
-		err = j.stage()
+	if err == nil && !j.resumed {
+		if err = j.checkSpace(); err == nil {
+			err = j.stage()
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("prepare restore: %w", err)

@@ -341,6 +341,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) restorer() *restorer {
 	r := newRestorer(func(context.Context) (hypervisor, error) { return b.h, nil }, func(n string) string { return source.IDOf(n, "vm") }, b.dir+"/state")
 	r.images, r.nvram, r.swtpm, r.sockets = b.dir+"/images", b.dir+"/nvram", b.dir+"/swtpm", b.dir+"/run"
+	r.lookEvery = time.Millisecond
 	return r
 }
 

@@ -69,22 +69,17 @@ func (j *restoreJob) resume(title string) error {
 	if j.log.Phase != phaseInstant {
 		return nil
 	}
-	// Abort must not remove a machine that this restore has not made its own.
-	release := func(err error) error {
-		j.over = true
-		return errors.Join(err, j.log.f.Close())
-	}
 	if j.log.Spec != digest(j.spec) {
-		return release(fmt.Errorf("%w: the machine %q still reads from another point: finish that restore, or remove the machine", source.ErrTargetExists, j.log.Domain))
+		return fmt.Errorf("%w: the machine %q still reads from another point: finish that restore, or remove the machine", source.ErrTargetExists, j.log.Domain)
 	}
 	if _, err := j.log.lookup(j.ctx, j.hv); errors.Is(err, source.ErrMachineNotFound) {
-		return release(fmt.Errorf("%w: the machine %q was undefined while it was being restored: ask again", source.ErrMachineState, title))
+		return fmt.Errorf("%w: the machine %q was undefined while it was being restored: ask again", source.ErrMachineState, title)
 	} else if err != nil {
-		return release(err)
+		return err
 	}
 	now, err := domxml.Parse([]byte(j.log.NewXML))
 	if err != nil {
-		return release(err)
+		return err
 	}
 	for _, k := range j.spec.Disks {
 		d, _ := now.Disk(k.Target)

@@ -442,9 +442,6 @@ func (j *restoreJob) checkSpace() error {
 // stage makes the directories in which files come to be, next to where they
 // will be. The journal knows of them before they exist.
 func (j *restoreJob) stage() error {
-	if j.resumed {
-		return nil
-	}
 	dirs := map[string]bool{}
 	add := func(final string) string {
 		dir := filepath.Join(filepath.Dir(final), stagingPrefix+j.spec.ID)

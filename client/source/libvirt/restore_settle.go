@@ -13,13 +13,13 @@ import (
 	"cairn/client/source/libvirt/rpc"
 )
 
-// lookEvery is how often the progress of a pull is asked for; its end is told
-// by an event.
-const lookEvery = time.Second
-
-// pullTries is how often a pull that ended with nothing done is begun again:
-// QEMU may have lost the server for longer than it waits.
-const pullTries = 3
+// pullTries is how often a pull that ended without having come any further is
+// begun again: the store may not be reached for a while. The waits between them
+// grow up to longestWait times lookEvery, so that this is about ten minutes.
+const (
+	pullTries   = 60
+	longestWait = 10
+)
 
 // Settle implements source.Restore: it pulls every disk's data into its image,
 // one disk after the other. A daemon that is restarted meanwhile does no harm;
@@ -82,6 +82,7 @@ type puller struct {
 	hv     hypervisor
 	events <-chan rpc.Event
 	tries  int
+	best   uint64 // how far a pull has come
 }
 
 func (p *puller) run(ctx context.Context) error {
@@ -103,7 +104,7 @@ func (p *puller) run(ctx context.Context) error {
 
 // wait waits until there may be something new.
 func (p *puller) wait(ctx context.Context) {
-	timer := time.NewTimer(lookEvery)
+	timer := time.NewTimer(p.j.r.lookEvery * time.Duration(max(1, min(p.tries, longestWait))))
 	defer timer.Stop()
 	for {
 		select {
@@ -117,7 +118,8 @@ func (p *puller) wait(ctx context.Context) {
 				return
 			}
 			mine := e.Domain.UUID.String() == p.j.log.UUID
-			if e.Kind == rpc.EventLost || mine && (e.Kind == rpc.EventBlockJob && e.Device == p.target || e.Kind == rpc.EventLifecycle) {
+			ended := e.Kind == rpc.EventBlockJob && e.Device == p.target && e.Detail == rpc.BlockJobCompleted
+			if e.Kind == rpc.EventLost || mine && (ended || e.Kind == rpc.EventLifecycle) {
 				return
 			}
 		}
@@ -159,6 +161,9 @@ func (p *puller) look(ctx context.Context) (done bool, err error) {
 		return false, mapped(err)
 	}
 	if found {
+		if job.Cur > p.best {
+			p.best, p.tries = job.Cur, 0
+		}
 		if job.End > 0 {
 			p.report(float64(job.Cur) / float64(job.End))
 		}
