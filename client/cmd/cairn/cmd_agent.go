@@ -36,7 +36,7 @@ Several of them together are one host. Their machines must have different names.
 	f.StringVar(&from.Libvirt, "libvirt", "", "libvirt URI, such as qemu:///system")
 	f.StringVar(&from.QEMU, "qemu", "", "directory of descriptors of QEMU processes")
 	f.StringVar(&from.Images, "images", "", "directory of disk images")
-	f.StringVar(&from.State, "state", "", "directory for what must be found again after a crash (default: /var/lib/cairn/agent)")
+	f.StringVar(&from.State, "state", "", "directory for what must be found again after a crash (default: /var/lib/cairn-agent)")
 	f.DurationVar(&from.FreezeLimit, "freeze-limit", 0, "longest time that a guest is frozen (default 10s)")
 	f.StringVar(&o.Host, "host", "", "id of this host (default: its name)")
 	f.StringVar(&o.Region, "region", "", "region of this host (default: the server's)")

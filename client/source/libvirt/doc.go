@@ -32,9 +32,9 @@
 // socket. Hosts with AppArmor or SELinux must allow QEMU that:
 //
 //	AppArmor   /etc/apparmor.d/local/abstractions/libvirt-qemu:
-//	               /var/lib/cairn/agent/** rwk,
-//	SELinux    semanage fcontext -a -t svirt_image_t '/var/lib/cairn/agent(/.*)?'
-//	           restorecon -R /var/lib/cairn/agent
+//	               /var/lib/cairn-agent/** rwk,
+//	SELinux    semanage fcontext -a -t svirt_image_t '/var/lib/cairn-agent(/.*)?'
+//	           restorecon -R /var/lib/cairn-agent
 //
 // Disks in qcow2 of version 3 are tracked. A checkpoint is a persistent bitmap in
 // each of them, which QEMU saves when it ends in good order, so it survives

@@ -17,10 +17,11 @@ import (
 	"cairn/client/source/libvirt/rpc"
 )
 
-// Defaults of Options.
+// Defaults of Options. DefaultState is not below /var/lib/cairn, which is a
+// server's, and closed to QEMU's user.
 const (
 	DefaultURI     = "qemu:///system"
-	DefaultState   = "/var/lib/cairn/agent"
+	DefaultState   = "/var/lib/cairn-agent"
 	DefaultReserve = 512 << 20
 )
 

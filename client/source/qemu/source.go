@@ -17,7 +17,7 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultState   = "/var/lib/cairn/agent"
+	DefaultState   = "/var/lib/cairn-agent"
 	DefaultReserve = 512 << 20
 )
 
