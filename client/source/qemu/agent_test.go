@@ -105,6 +105,7 @@ func (a *agent) isFrozen() bool {
 
 // A machine with an agent is known by it, and frozen for the transaction only.
 func TestAgent(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	a := newAgent(t, v)
 	b := newSource(t, v)
@@ -128,6 +129,7 @@ func TestAgent(t *testing.T) {
 
 // The process dies while the guest is frozen, without a guard.
 func TestKilledWhileFrozen(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	a := newAgent(t, v)
 	b := newSource(t, v)
@@ -146,6 +148,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 
 // With a guard nobody has to come and clean up.
 func TestGuard(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	a := newAgent(t, v)
 	b := newSource(t, v)

@@ -81,6 +81,7 @@ func crashGuarded(t *testing.T, b *testbed, since, phase, guard string) (checkpo
 // Wherever the process is killed, the next one finds all that is left, and the
 // next backup is right.
 func TestKilledInEachPhase(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2", "raw")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -110,6 +111,7 @@ func TestKilledInEachPhase(t *testing.T) {
 // What was committed stays, and what came before goes; also when the answer can
 // be had only later.
 func TestKilledAfterCommit(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2", "raw")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -139,6 +141,7 @@ func TestKilledAfterCommit(t *testing.T) {
 
 // A snapshot that lives is nobody's leftover.
 func TestCleanUpLeavesTheLiving(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	snap := b.take(v, source.SnapshotOptions{})
@@ -151,6 +154,7 @@ func TestCleanUpLeavesTheLiving(t *testing.T) {
 
 // The machine ended after the crash, and its descriptor went.
 func TestKilledAndMachineGone(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	crash(t, b, "", "open")

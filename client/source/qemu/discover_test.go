@@ -40,6 +40,7 @@ func (b *testbed) machines() map[string]source.Machine {
 // All kinds of devices: only disks are disks, and they are called after what
 // their owner named.
 func TestDisks(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	v.quit()
 	more := map[string]string{}
@@ -84,6 +85,7 @@ func TestDisks(t *testing.T) {
 }
 
 func TestDescriptors(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	b.put("off.json", `{"name": "Off Line", "qmp": "nothing.here"}`)
@@ -127,6 +129,7 @@ func TestDescriptors(t *testing.T) {
 
 // Others can use the monitor between our visits.
 func TestMonitorIsShared(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	for range 5 {
@@ -140,6 +143,7 @@ func TestMonitorIsShared(t *testing.T) {
 }
 
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -187,6 +191,7 @@ func TestWatch(t *testing.T) {
 }
 
 func TestTargets(t *testing.T) {
+	t.Parallel()
 	for n, want := range map[int]string{0: "vda", 25: "vdz", 26: "vdaa", 701: "vdzz", 702: "vdaaa"} {
 		if got := letters(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)

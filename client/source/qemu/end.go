@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -143,8 +143,10 @@ func (c *shared) remove(ctx context.Context, session *live.Session) error {
 	if err != nil {
 		return err
 	}
-	if nc, err := net.Dial("unix", workOf(session).socket); err == nil { // it is our server, then
-		nc.Close()
+	ours, err := c.serves(session)
+	if err != nil {
+		return err
+	} else if ours {
 		if err := c.try(ctx, "nbd-server-stop", nil); err != nil {
 			return err
 		}
@@ -192,6 +194,20 @@ func (c *shared) remove(ctx context.Context, session *live.Session) error {
 		}
 	}
 	return nil
+}
+
+// serves tells whether QEMU's NBD server is a session's. There is no query for it;
+// but QEMU makes the socket's file when the server starts and removes it when it
+// stops. (Not by connecting: QEMU 7.2 may hang in nbd-server-stop for a client
+// that came at that moment.)
+func (c *shared) serves(session *live.Session) (bool, error) {
+	if _, err := os.Lstat(workOf(session).socket); errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	process, err := processOf(c)
+	return process == session.Record().Extra[extraProcess], err
 }
 
 // each runs a command on those of list that are the checkpoint's, and tells

@@ -34,6 +34,7 @@ func until(t *testing.T, snap source.Snapshot) error {
 
 // A connection that was cut is made anew, and the snapshot is the same.
 func TestConnectionCut(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -63,6 +64,7 @@ func TestConnectionCut(t *testing.T) {
 }
 
 func TestQEMUKilledMeanwhile(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -92,6 +94,7 @@ func TestQEMUKilledMeanwhile(t *testing.T) {
 // QEMU ends in good order in the middle of a snapshot: the new bitmap is in the
 // file then, and goes with the next snapshot.
 func TestQEMUEndsMeanwhile(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -117,6 +120,7 @@ func TestQEMUEndsMeanwhile(t *testing.T) {
 
 // Somebody ends our job: from then on the export mixes moments.
 func TestJobCancelled(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	snap := b.take(v, source.SnapshotOptions{})
@@ -132,6 +136,7 @@ func TestJobCancelled(t *testing.T) {
 }
 
 func TestCancelled(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -163,6 +168,7 @@ func TestCancelled(t *testing.T) {
 // The reserve of scratch space is touched: the snapshot ends, the guest doesn't
 // notice.
 func TestSpace(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	b.o.Reserve = 1 << 60
@@ -186,6 +192,7 @@ func TestSpace(t *testing.T) {
 
 // A process has one NBD server: somebody else's is left alone.
 func TestForeignServer(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	v.do("nbd-server-start", args{"addr": args{"type": "unix", "data": args{"path": filepath.Join(v.dir, "theirs")}}})
@@ -199,6 +206,7 @@ func TestForeignServer(t *testing.T) {
 
 // Another block job is in the way of a snapshot.
 func TestForeignJob(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2", "qcow2")
 	b := newSource(t, v)
 	v.do("drive-mirror", args{"device": "drive-vdb", "target": filepath.Join(v.dir, "m.qcow2"), "format": "qcow2", "sync": "full", "job-id": "theirs"})
@@ -215,6 +223,7 @@ func TestForeignJob(t *testing.T) {
 }
 
 func TestTwoAtOnce(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	snap := b.take(v, source.SnapshotOptions{})
@@ -230,6 +239,7 @@ func TestTwoAtOnce(t *testing.T) {
 
 // A state directory that cannot be written: nothing happens to the machine.
 func TestNoStateDirectory(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	b.state = filepath.Join(v.images[0].path, "x")

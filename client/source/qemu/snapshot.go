@@ -164,14 +164,17 @@ func (snap *snapshot) choose(d *descriptor, i *inspection, o source.SnapshotOpti
 
 // begin makes the snapshot and opens its disks.
 func (snap *snapshot) begin(d *descriptor, i *inspection, o source.SnapshotOptions) error {
+	process, err := processOf(snap.conn)
+	if err != nil {
+		return err
+	}
 	r := live.Record{
 		Machine: d.id, Checkpoint: string(snap.point), HypervisorID: i.uuid, Agent: i.agentUp, Time: time.Now(),
-		Extra: map[string]string{extraQMP: d.QMP, extraAgent: d.Agent, extraSince: o.Since},
+		Extra: map[string]string{extraQMP: d.QMP, extraAgent: d.Agent, extraSince: o.Since, extraProcess: process},
 	}
 	if snap.s.o.Scratch != "" {
 		r.Extra[extraScratch] = snap.s.scratchDir(snap.point)
 	}
-	var err error
 	if snap.session, err = live.NewSession(snap.s.state, r); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 // What is read is what the disks held when the snapshot was taken, though the
 // guest goes on writing; later backups read only what it wrote.
 func TestFullAndIncrementals(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2", "raw")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -74,6 +75,7 @@ func TestFullAndIncrementals(t *testing.T) {
 
 // A backup that is given up takes nothing from the next one.
 func TestNotKept(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -96,6 +98,7 @@ func TestNotKept(t *testing.T) {
 
 // A disk whose tracking is not trusted gives all that it holds.
 func TestDistrust(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -115,6 +118,7 @@ func TestDistrust(t *testing.T) {
 }
 
 func TestInfo(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2", "raw")
 	b := newSource(t, v)
 	snap := b.take(v, source.SnapshotOptions{Exclude: []string{"vdb", "vdz"}})
@@ -141,6 +145,7 @@ func TestInfo(t *testing.T) {
 
 // Many disks are one moment: a transaction has all of them or none.
 func TestManyDisks(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "big", slices.Repeat([]string{"raw"}, 20)...)
 	b := newSource(t, v)
 	for n := range v.images {
@@ -158,6 +163,7 @@ func TestManyDisks(t *testing.T) {
 
 // What cannot be as consistent as wanted is not taken.
 func TestMinimum(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	_, err := b.Snapshot(t.Context(), "web", source.SnapshotOptions{Minimum: source.FileSystemConsistent})

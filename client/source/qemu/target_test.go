@@ -5,6 +5,7 @@ import "testing"
 // What QEMU 7.2 calls devices in query-block: virtio disks by a path, SCSI and
 // IDE disks by their id alone, and those without an id by a path that names none.
 func TestTargetIsTheDevicesID(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ device, qdev, node, want string }{
 		{"", "/machine/peripheral/data/virtio-backend", "disk-a", "data"},
 		{"", "sda", "disk-sda", "sda"},

@@ -39,6 +39,7 @@ func incremental(t *testing.T, v *vm, snap source.Snapshot, n int, base []byte, 
 
 // A qcow2 keeps its bitmap when QEMU ends in good order, a raw image doesn't.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2", "raw")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -58,6 +59,7 @@ func TestRestart(t *testing.T) {
 
 // A QEMU that was killed leaves bitmaps that nobody believes; they are removed.
 func TestKilledQEMU(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -78,6 +80,7 @@ func TestKilledQEMU(t *testing.T) {
 
 // Bitmaps that were tampered with, one way per disk.
 func TestUnusableBitmaps(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2", "qcow2", "qcow2", "qcow2")
 	b := newSource(t, v)
 	first := b.keep(b.take(v, source.SnapshotOptions{}))
@@ -102,6 +105,7 @@ func TestUnusableBitmaps(t *testing.T) {
 }
 
 func TestNoCheckpoint(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	snap := b.take(v, source.SnapshotOptions{Continues: true})
@@ -121,6 +125,7 @@ func TestNoCheckpoint(t *testing.T) {
 // A disk that was resized is read in full, whichever way: QEMU's bitmap says
 // nothing of what was cut off or added.
 func TestResize(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int64{12 * mib, 4 * mib} {
 		t.Run(fmt.Sprint(size/mib), func(t *testing.T) {
 			v := newVM(t, "web", "qcow2", "raw")
@@ -152,6 +157,7 @@ func TestResize(t *testing.T) {
 // A disk that came is read in full, beside one that stayed; one that went does
 // not matter.
 func TestDisksComeAndGo(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2", "qcow2")
 	b := newSource(t, v)
 	v.write(0, 0, mib, 1)
@@ -171,6 +177,7 @@ func TestDisksComeAndGo(t *testing.T) {
 
 // A disk that was excluded has no bitmap, and is read in full when it is back.
 func TestExcludedDisk(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2", "qcow2")
 	b := newSource(t, v)
 	first := b.keep(b.take(v, source.SnapshotOptions{Exclude: []string{"vdb"}}))
@@ -184,6 +191,7 @@ func TestExcludedDisk(t *testing.T) {
 
 // Others' bitmaps are none of our business.
 func TestForeignBitmap(t *testing.T) {
+	t.Parallel()
 	v := newVM(t, "web", "qcow2")
 	b := newSource(t, v)
 	v.do("block-dirty-bitmap-add", args{"node": "drive-vda", "name": "theirs"})

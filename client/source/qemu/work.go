@@ -20,6 +20,7 @@ const (
 	extraAgent   = "agent"   // the guest agent's, or ""
 	extraSince   = "since"   // the earlier checkpoint, or ""
 	extraScratch = "scratch" // the directory of scratch files, if not the session's
+	extraProcess = "process" // which process of QEMU: processOf
 	extraKeep    = "keep"    // what becomes of the checkpoint: keepYes, keepNo, or "" while that is open
 	keepYes      = "yes"
 	keepNo       = "no"
@@ -104,6 +105,24 @@ func give(path string, uid, gid int) error {
 		return fmt.Errorf("give it to QEMU: %w", err)
 	}
 	return nil
+}
+
+// processOf tells QEMU's processes apart: the pid, and when it was started.
+func processOf(c *shared) (string, error) {
+	pid, err := c.PeerPID()
+	if err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", fmt.Errorf("process of QEMU: %w", err)
+	}
+	// The second field is a name in parentheses; the start time is the 22nd.
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(f) < 20 {
+		return "", fmt.Errorf("process of QEMU: unexpected %q", b)
+	}
+	return fmt.Sprintf("%d@%s", pid, f[19]), nil
 }
 
 // owner returns the user and group that QEMU accesses files as.
