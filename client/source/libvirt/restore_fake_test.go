@@ -26,7 +26,6 @@ type fakeDomain struct {
 	reason      int
 	saved       bool
 	checkpoints []string
-	pulls       map[string]uint64
 }
 
 // fakeHypervisor is a libvirt in memory.
