@@ -3,6 +3,7 @@ package libvirt
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -39,6 +40,7 @@ type fakeHypervisor struct {
 	fail map[string]error
 	// deaf guests do not shut down.
 	deaf bool
+	lost bool // the connection
 	// pull is what a block pull does; nil lets it succeed.
 	pull func(d *fakeDomain, target string) error
 }
@@ -100,6 +102,9 @@ func (h *fakeHypervisor) DomainState(_ context.Context, dom rpc.Domain) (rpc.Sta
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	d, err := h.get(dom)
+	if h.lost { // once
+		h.lost, err = false, rpc.ErrDisconnected
+	}
 	if err != nil {
 		return 0, 0, err
 	}
@@ -153,8 +158,11 @@ func (h *fakeHypervisor) Start(_ context.Context, dom rpc.Domain, _ rpc.StartFla
 	if err == nil {
 		err = h.call("start")
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, rpc.ErrDisconnected) { // the answer is lost, not the call
 		d.state = rpc.StateRunning
+	}
+	if err != nil {
+		h.lost = errors.Is(err, rpc.ErrDisconnected)
 	}
 	return dom, err
 }

@@ -82,6 +82,9 @@ func (j *restoreJob) Disk(ctx context.Context, target string) (source.DiskWriter
 	switch {
 	case p.block:
 		// The machine was off when this was prepared; that may be long ago.
+		if j.hv, err = j.r.connect(ctx); err != nil {
+			return nil, mapped(err)
+		}
 		if err := j.stillOff(ctx); err != nil {
 			return nil, err
 		}
@@ -233,6 +236,7 @@ func (j *restoreJob) putInPlace(ctx context.Context) error {
 	if err := j.r.step("placed"); err != nil {
 		return err
 	}
+	j.log.Placed = true
 	if err := j.log.write(phasePlaced); err != nil {
 		return err
 	}
@@ -254,6 +258,13 @@ func (j *restoreJob) takeBack(cause error) error {
 		if hv, err = j.r.connect(ctx); err == nil {
 			err = j.r.undo(ctx, hv, j.log)
 		}
+	}
+	if j.log.forward {
+		j.warn("the machine runs on the restored disks, although its start was answered with: %v", cause)
+		if err != nil {
+			j.log.f.Close()
+		}
+		return nil
 	}
 	if err != nil {
 		j.log.f.Close() // cleanUpRestores goes on

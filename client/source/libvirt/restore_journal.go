@@ -52,6 +52,9 @@ type record struct {
 	Made   []string `json:"made,omitempty"`
 	Moves  []move   `json:"moves,omitempty"`
 	Socket string   `json:"socket,omitempty"`
+	// Placed tells that phasePlaced was reached: the machine may run on what was
+	// restored.
+	Placed bool `json:"placed,omitempty"`
 	// Spec is a digest of what is being restored.
 	Spec string `json:"spec,omitempty"`
 }
@@ -81,6 +84,8 @@ type journal struct {
 	f    *os.File
 	path string
 	record
+	// forward is set when undo found the machine running, and finished instead.
+	forward bool
 }
 
 func (r *restorer) journalPath(id string) string { return filepath.Join(r.journals, id+".journal") }

@@ -39,8 +39,25 @@ func (r *restorer) place(j *journal) error {
 }
 
 // undo brings back what there was before the restore, and ends the journal.
-// Every step can be repeated.
+// Every step can be repeated. A machine that was restored in place and runs has
+// been started on what was restored, by a call whose answer was lost: it is not
+// taken from it, and the restore is finished.
 func (r *restorer) undo(ctx context.Context, hv hypervisor, j *journal) error {
+	if j.Placed && !j.New {
+		dom, err := j.lookup(ctx, hv)
+		if err == nil {
+			j.forward, err = isActive(ctx, hv, dom)
+		}
+		if err != nil && !errors.Is(err, source.ErrMachineNotFound) {
+			return err
+		}
+		if j.forward {
+			if err := j.write(phaseDone); err != nil {
+				return err
+			}
+			return r.finish(ctx, hv, j)
+		}
+	}
 	if err := r.undoDomain(ctx, hv, j); err != nil {
 		return err
 	}
@@ -185,7 +202,8 @@ func (r *restorer) startRestored(ctx context.Context, hv hypervisor, j *journal)
 	if err := r.step("start"); err != nil {
 		return err
 	}
-	if _, err := hv.Start(ctx, dom, 0); err != nil {
+	// A start that is under way cannot be called back: its answer is waited for.
+	if _, err := hv.Start(context.WithoutCancel(ctx), dom, 0); err != nil {
 		if on, stateErr := isActive(ctx, hv, dom); stateErr == nil && on {
 			return nil
 		}

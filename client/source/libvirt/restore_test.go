@@ -374,6 +374,23 @@ func TestRestoreStarted(t *testing.T) {
 	}
 }
 
+// TestRestoreStartLost: the machine was started, but libvirt's answer was lost.
+func TestRestoreStartLost(t *testing.T) {
+	b := newBench(t)
+	b.h.fail["start"] = rpc.ErrDisconnected
+	j, err := b.r.PrepareRestore(t.Context(), b.spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(b.write(j), j.Commit(t.Context(), true)); err != nil {
+		t.Fatal(err)
+	}
+	b.checkRestored()
+	if b.h.domains[b.dom.UUID].state != rpc.StateRunning {
+		t.Error("it was taken from its machine")
+	}
+}
+
 func TestStopMachine(t *testing.T) {
 	for name, test := range map[string]struct {
 		state rpc.State
