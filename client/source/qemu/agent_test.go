@@ -59,7 +59,7 @@ func (a *agent) talk(nc net.Conn) {
 			Execute   string
 			Arguments struct{ ID json.Number }
 		}
-		if json.Unmarshal([]byte(strings.TrimLeft(lines.Text(), "\xff")), &c) != nil {
+		if json.Unmarshal([]byte(strings.TrimLeftFunc(lines.Text(), func(r rune) bool { return r != '{' })), &c) != nil {
 			continue
 		}
 		if answer := a.answer(c.Execute, c.Arguments.ID.String()); answer != "" {

@@ -143,10 +143,10 @@ func TestInfo(t *testing.T) {
 	b.clean(v, b.keep(snap), 1)
 }
 
-// Many disks are one moment: a transaction has all of them or none.
+// 33 disks are one moment: a transaction has all of them or none.
 func TestManyDisks(t *testing.T) {
 	t.Parallel()
-	v := newVM(t, "big", slices.Repeat([]string{"raw"}, 20)...)
+	v := newVM(t, "big", slices.Repeat([]string{"raw"}, 33)...)
 	b := newSource(t, v)
 	for n := range v.images {
 		v.write(n, int64(n)<<16, 64<<10, byte(n+1))
@@ -154,11 +154,11 @@ func TestManyDisks(t *testing.T) {
 	snap := b.take(v, source.SnapshotOptions{})
 	for n, d := range snap.Disks() {
 		want := v.want(n)
-		v.write(n, 0, 2*mib, 99)
+		v.write(n, 0, 4*mib, 99)
 		got, _ := apply(t, d, nil)
 		same(t, d.Info().Target, got, want)
 	}
-	b.clean(v, b.keep(snap), 20)
+	b.clean(v, b.keep(snap), 33)
 }
 
 // What cannot be as consistent as wanted is not taken.

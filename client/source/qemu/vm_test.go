@@ -86,9 +86,14 @@ func (v *vm) start() {
 	v.t.Helper()
 	args := []string{"-S", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "tcg", "-m", "16",
 		"-qmp", "unix:" + v.socket() + ",server=on,wait=off", "-qmp", "unix:" + v.socket() + "-test,server=on,wait=off"}
+	device := "virtio-blk-pci"
+	if len(v.images) > 20 { // there are no more slots
+		device = "scsi-hd"
+		args = append(args, "-device", "virtio-scsi-pci")
+	}
 	for _, im := range v.images {
 		args = append(args, "-drive", fmt.Sprintf("if=none,cache=unsafe,id=drive-%s,format=%s,file=%s", im.id, im.format, im.path),
-			"-device", fmt.Sprintf("virtio-blk-pci,id=%s,drive=drive-%s", im.id, im.id))
+			"-device", fmt.Sprintf("%s,id=%s,drive=drive-%s", device, im.id, im.id))
 	}
 	v.cmd = exec.Command("qemu-system-x86_64", append(args, v.extra...)...)
 	var out bytes.Buffer
