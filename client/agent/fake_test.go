@@ -44,6 +44,7 @@ type fake struct {
 	started  int
 	aborted  int
 	fail     func(step string) error // of a restore
+	settling func(ctx context.Context) error
 	specs    []source.RestoreSpec
 
 	clean []func(ctx context.Context, committed func(context.Context, string, string) (bool, error)) error
@@ -52,6 +53,7 @@ type fake struct {
 type fakeMachine struct {
 	disks   map[string][]byte
 	running bool
+	waiting bool // an instant one whose restore was broken off
 	files   []source.StateFile
 }
 
@@ -263,6 +265,8 @@ func (f *fake) PrepareRestore(ctx context.Context, spec source.RestoreSpec) (sou
 	defer f.mu.Unlock()
 	f.specs = append(f.specs, spec)
 	switch {
+	case spec.New != nil && f.machines[spec.New.Title] != nil && f.machines[spec.New.Title].waiting:
+		return &fakeRestore{f: f, spec: spec, m: f.machines[spec.New.Title]}, nil
 	case spec.New != nil && f.machines[spec.New.Title] != nil:
 		return nil, fmt.Errorf("machine %s: %w", spec.New.Title, source.ErrTargetExists)
 	case spec.New == nil && f.state != source.StateStopped && !f.gone:
@@ -351,9 +355,14 @@ func (r *fakeRestore) Instant(_ context.Context, disks map[string]source.Backing
 	return nil
 }
 
-func (r *fakeRestore) Settle(_ context.Context, progress func(done, total int64)) error {
+func (r *fakeRestore) Settle(ctx context.Context, progress func(done, total int64)) error {
 	if err := r.f.step("settle"); err != nil {
 		return err
+	}
+	if r.f.settling != nil {
+		if err := r.f.settling(ctx); err != nil {
+			return err
+		}
 	}
 	var done int64
 	for t, b := range r.back {
@@ -367,6 +376,18 @@ func (r *fakeRestore) Settle(_ context.Context, progress func(done, total int64)
 	}
 	r.over = true
 	return nil
+}
+
+// Release keeps an instant machine.
+func (r *fakeRestore) Release() error {
+	r.f.mu.Lock()
+	instant := r.back != nil
+	r.m.waiting = instant
+	r.f.mu.Unlock()
+	if instant {
+		return nil
+	}
+	return r.Abort()
 }
 
 func (r *fakeRestore) Abort() error {

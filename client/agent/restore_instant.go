@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -64,6 +65,9 @@ func (r *restore) instant(ctx context.Context, re source.Restore, title string) 
 	})
 	if err != nil {
 		r.outcome("")
+		if _, ok := re.(source.Releaser); ok && !errors.Is(context.Cause(ctx), errCancelled) {
+			r.outcome("machine %s is kept, and waits for data that is still in the vault: a retry goes on with it", title)
+		}
 		return fmt.Errorf("move the data in: %w", err)
 	}
 	r.j.warnings(re.Warnings())

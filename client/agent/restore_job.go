@@ -263,7 +263,7 @@ func (r *restore) newMachine(ctx context.Context, w *cairnv1.RestoreNewMachine) 
 	if err != nil {
 		return fmt.Errorf("prepare restore: %w", err)
 	}
-	defer r.abortOn(&err, re)
+	defer r.abortOn(ctx, &err, re)
 	r.j.warnings(re.Warnings())
 	if w.GetInstant() {
 		return r.instant(ctx, re, w.GetTitle())
@@ -279,12 +279,19 @@ func (r *restore) newMachine(ctx context.Context, w *cairnv1.RestoreNewMachine) 
 	return nil
 }
 
-// abortOn undoes a restore that failed, cancelled or not.
-func (r *restore) abortOn(err *error, re source.Restore) {
+// abortOn undoes a restore that failed or was cancelled. An instant machine that
+// somebody may be working with is only taken away if that was asked for: it
+// outlives a server that is gone and an agent that is stopped, and a retry goes
+// on with it.
+func (r *restore) abortOn(ctx context.Context, err *error, re source.Restore) {
 	if *err == nil {
 		return
 	}
-	if e := re.Abort(); e != nil {
+	undo := re.Abort
+	if k, ok := re.(source.Releaser); ok && !errors.Is(context.Cause(ctx), errCancelled) {
+		undo = k.Release
+	}
+	if e := undo(); e != nil {
 		r.j.a.Log.Error("undo a restore", "job", r.j.name, "err", e)
 		r.j.warn(cairnv1.ErrorReason_ERROR_REASON_INTERNAL, fmt.Errorf("not everything that the restore had made could be removed: %w", e))
 	}

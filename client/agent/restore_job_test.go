@@ -216,11 +216,38 @@ func TestRestoreInstant(t *testing.T) {
 		t.Errorf("job %v", j)
 	}
 	sameDisks(t, f.machines["copy"].disks, was)
-	// A machine that cannot get its data is taken away.
+	// A machine that cannot get its data is kept: a retry goes on with it.
 	f.fail = failAt("settle", errors.New("no"))
-	if j := w.end(w.restore(newMachine(&cairnv1.RestoreNewMachine{Title: "other", Instant: true}))); j.GetError() == nil || f.machines["other"] != nil || j.GetOutcome() != "" {
-		t.Errorf("job %v, machines %v", j, f.machines)
+	job = w.restore(newMachine(&cairnv1.RestoreNewMachine{Title: "other", Instant: true}))
+	kept := func(j *cairnv1.Job, reason cairnv1.ErrorReason) *fakeMachine {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		m := f.machines["other"]
+		if j.GetError().GetReason() != reason || m == nil || !m.waiting || f.aborted != 0 || !strings.Contains(j.GetOutcome(), "other is kept") {
+			t.Fatalf("job %v, machine %+v, aborted %d times", j, m, f.aborted)
+		}
+		return m
 	}
+	m := kept(w.end(job), cairnv1.ErrorReason_ERROR_REASON_TRANSFER_FAILED)
+	f.fail = nil
+	// So it is when the agent is stopped.
+	reached = make(chan struct{})
+	f.settling = func(ctx context.Context) error {
+		close(reached)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	job = must(w.c.Jobs.RetryJob(t.Context(), &cairnv1.RetryJobRequest{Name: job}))(t).GetJob().GetName()
+	<-reached
+	w.stopAgent()
+	kept(w.end(job), cairnv1.ErrorReason_ERROR_REASON_INTERRUPTED)
+	f.settling = nil
+	w.startAgent()
+	retry := must(w.c.Jobs.RetryJob(t.Context(), &cairnv1.RetryJobRequest{Name: job}))(t).GetJob().GetName()
+	if j := w.end(retry); j.GetState() != cairnv1.JobState_JOB_STATE_COMPLETED || f.machines["other"] != m {
+		t.Errorf("retry: %v", j)
+	}
+	sameDisks(t, m.disks, was)
 }
 
 // TestRestoreInPlace: refused while it runs, unless it may be stopped; then there

@@ -57,7 +57,7 @@ func (r *restore) inPlace(ctx context.Context, w *cairnv1.RestoreInPlace) (err e
 	if err != nil {
 		return fmt.Errorf("prepare restore: %w", err)
 	}
-	defer r.abortOn(&err, re)
+	defer r.abortOn(ctx, &err, re)
 	r.j.warnings(re.Warnings())
 	start := ran || w.GetStart()
 	if err := r.fill(ctx, re, start); err != nil {

@@ -93,6 +93,16 @@ type Restore interface {
 	Abort() error
 }
 
+// Releaser is a Restore whose instant machine can do without this process for a
+// while: see Release.
+type Releaser interface {
+	// Release ends the restore without undoing it. An instant machine whose data
+	// has not all been moved in stays, and waits for what it reads from elsewhere
+	// until the same restore is prepared again, by whichever process, and goes on.
+	// Anything else is aborted.
+	Release() error
+}
+
 // Backing is the contents of a disk that is not on the host yet.
 type Backing interface {
 	io.ReaderAt

@@ -274,6 +274,8 @@ func (j *restoreJob) settled(ctx context.Context, hv hypervisor) error {
 	return nil
 }
 
+var _ source.Releaser = (*restoreJob)(nil)
+
 // Release stops serving an instant machine and leaves it as it is, for a later
 // process to go on (see PrepareRestore): what a process does that ends itself
 // in good order, where Abort would remove the machine. Other restores it aborts.
