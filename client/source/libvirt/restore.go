@@ -224,7 +224,8 @@ func (r *restorer) PrepareRestore(ctx context.Context, spec source.RestoreSpec) 
 			return nil, fmt.Errorf("%w: disk %s has a size of %d bytes", source.ErrRestoreUnsupported, k.Target, k.Size)
 		}
 	}
-	if err := os.MkdirAll(r.journals, 0o700); err != nil {
+	// QEMU's user must get through what is above: sessions are in there, too.
+	if err := errors.Join(os.MkdirAll(filepath.Dir(r.journals), 0o711), os.MkdirAll(r.journals, 0o700)); err != nil {
 		return nil, fmt.Errorf("prepare restore: %w", err)
 	}
 	hv, err := r.connect(ctx)

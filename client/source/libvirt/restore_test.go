@@ -35,12 +35,17 @@ func TestRestoreNew(t *testing.T) {
 	b := newBench(t)
 	before := b.tree()
 	b.spec.New = &source.NewMachine{Title: "Web two"}
+	b.r.journals = b.dir + "/fresh/restores"
 	j, err := b.r.PrepareRestore(t.Context(), b.spec)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := b.write(j); err != nil {
 		t.Fatal(err)
+	}
+	// QEMU's user passes through the state directory to its sockets.
+	if st, err := os.Stat(b.dir + "/fresh"); err != nil || st.Mode().Perm() != 0o711 {
+		t.Error("state directory:", st, err)
 	}
 	if err := j.Commit(t.Context(), true); err != nil {
 		t.Fatal(err)
