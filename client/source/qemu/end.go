@@ -135,6 +135,7 @@ func (c *shared) remove(ctx context.Context, session *live.Session) error {
 
 	var exports, jobs []job
 	err := c.until(ctx, l, func(first bool) (bool, error) {
+		exports = nil // nothing of the last answer
 		if err := c.ask(ctx, "query-block-exports", nil, &exports); err != nil {
 			return false, err
 		}
@@ -143,15 +144,8 @@ func (c *shared) remove(ctx context.Context, session *live.Session) error {
 	if err != nil {
 		return err
 	}
-	ours, err := c.serves(session)
-	if err != nil {
-		return err
-	} else if ours {
-		if err := c.try(ctx, "nbd-server-stop", nil); err != nil {
-			return err
-		}
-	}
 	err = c.until(ctx, l, func(first bool) (bool, error) {
+		jobs = nil // nothing of the last answer
 		if err := c.ask(ctx, "query-jobs", nil, &jobs); err != nil {
 			return false, err
 		}
@@ -162,6 +156,7 @@ func (c *shared) remove(ctx context.Context, session *live.Session) error {
 	}
 	var nodes []blockNode
 	err = c.until(ctx, l, func(bool) (bool, error) {
+		nodes = nil
 		if err := c.ask(ctx, "query-named-block-nodes", args{"flat": true}, &nodes); err != nil {
 			return false, err
 		}
@@ -193,13 +188,24 @@ func (c *shared) remove(ctx context.Context, session *live.Session) error {
 			}
 		}
 	}
+	// Last, see serves: by now QEMU has seen that our connections are closed.
+	ours, err := c.serves(session)
+	if err != nil {
+		return err
+	} else if ours {
+		if err := c.try(ctx, "nbd-server-stop", nil); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 // serves tells whether QEMU's NBD server is a session's. There is no query for it;
 // but QEMU makes the socket's file when the server starts and removes it when it
-// stops. (Not by connecting: QEMU 7.2 may hang in nbd-server-stop for a client
-// that came at that moment.)
+// stops.
+//
+// It must not be tried by connecting: QEMU 7.2 hangs for good in nbd-server-stop,
+// and the machine with it, while a client is in its handshake.
 func (c *shared) serves(session *live.Session) (bool, error) {
 	if _, err := os.Lstat(workOf(session).socket); errors.Is(err, os.ErrNotExist) {
 		return false, nil
