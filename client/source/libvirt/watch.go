@@ -73,6 +73,8 @@ func (s *Source) watchOnce(ctx context.Context, woken <-chan struct{}, changed f
 	var settled <-chan time.Time // nil while there is nothing to tell
 	for {
 		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		case e, ok := <-events:
 			if !ok {
 				return failure(rpc.ErrDisconnected)
