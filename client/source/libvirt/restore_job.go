@@ -73,6 +73,9 @@ func (w restoreWriter) Commit(ctx context.Context) error {
 
 // Disk implements source.Restore.
 func (j *restoreJob) Disk(ctx context.Context, target string) (source.DiskWriter, error) {
+	if j.resumed {
+		return nil, fmt.Errorf("%w: the machine %q runs already, and waits for an instant restore of this point to go on", source.ErrTargetExists, j.log.Domain)
+	}
 	p := j.places[target]
 	if p == nil {
 		return nil, fmt.Errorf("restore %s: the restore has no disk %s", j.spec.ID, target)
