@@ -53,7 +53,7 @@ func newInstantHost(t *testing.T) *instantHost {
 	h.files = h.restoreHost.files()
 	h.agent.stop()
 	h.line = h.newLine()
-	h.startAgent("--images", h.images, "--server", h.address)
+	h.startAgent("--images", h.images, "--server", h.line.address)
 	return h
 }
 
@@ -197,26 +197,30 @@ func TestRestoreInstantBroken(t *testing.T) {
 	if vm.State() != "running" || bootID(vm) != boot {
 		t.Errorf("without the agent it is %s", vm.State())
 	}
-	h.startAgent("--images", h.images, "--server", h.address)
+	h.startAgent("--images", h.images, "--server", h.line.address)
 	j = h.interrupted(j)
-	vm.Must("body 82 >/mnt/sda/between && sync") // it has been waiting for a moment
-	h.fails("RESTORE_TARGET_EXISTS", nil, h.item+"@latest", "--name", vm.Name)
+	h.fails("RESTORE_TARGET_EXISTS", []string{vm.Name, "instant"}, h.item+"@latest", "--name", vm.Name)
 	proved(t, "kill -9 of the agent: the machine runs on, the job is %s", j.State)
 
 	// So it does when the agent is stopped, as for an upgrade.
-	h.json(&j, "job", "retry", j.Name)
-	j = h.await(j, "goes on", func(j job) bool { return j.ended() || len(j.Tasks) == 2 && j.Tasks[0].State == "JOB_STATE_COMPLETED" })
-	if j.ended() {
-		t.Fatal(j)
-	}
+	j = h.goesOn(j)
+	vm.Must("body 82 >/mnt/sda/between && sync")
 	h.must(h.agent.Process.Signal(syscall.SIGTERM))
 	h.agent.exited(liveLimit)
 	if vm.State() != "running" || bootID(vm) != boot {
 		t.Errorf("when the agent was stopped it is %s", vm.State())
 	}
-	h.startAgent("--images", h.images, "--server", h.address)
+	h.startAgent("--images", h.images, "--server", h.line.address)
 	j = h.interrupted(j)
-	h.json(&j, "job", "retry", j.Name)
+
+	// And when the server is away for a while the job waits, and so does whoever
+	// reads in the guest.
+	j = h.goesOn(j)
+	h.server.kill()
+	if vm.State() != "running" || bootID(vm) != boot {
+		t.Errorf("without the server it is %s", vm.State())
+	}
+	h.startServer()
 	h.widen()
 	if j = h.end(j); !strings.HasPrefix(j.State, "JOB_STATE_COMPLETED") {
 		t.Fatal(j)
@@ -229,7 +233,18 @@ func TestRestoreInstantBroken(t *testing.T) {
 	}
 	vm.Must("echo 3 >/proc/sys/vm/drop_caches; cd /mnt && body 81 | cmp - vda/before && body 82 | cmp - sda/between && rm vda/before sda/between")
 	files := h.sameTrees(vm, h.want)
-	proved(t, "the job is retried: the same machine, never stopped, has all its data, %d names, and what it wrote meanwhile", files)
+	proved(t, "its agent stopped, its server killed, the job retried each time: the same machine, never stopped, has all its data, %d names, and what it wrote meanwhile", files)
+}
+
+// goesOn retries a job, and returns when it has the machine again.
+func (h *instantHost) goesOn(j job) job {
+	h.Helper()
+	h.json(&j, "job", "retry", j.Name)
+	j = h.await(j, "goes on", func(j job) bool { return j.ended() || len(j.Tasks) == 2 && j.Tasks[0].State == "JOB_STATE_COMPLETED" })
+	if j.ended() {
+		h.Fatal(j)
+	}
+	return j
 }
 
 // interrupted waits for the end of a job whose agent has died.

@@ -244,6 +244,9 @@ func (hw hardware) shape() string {
 		s = append(s, "network card "+n.Model.Type)
 	}
 	for _, c := range hw.Controllers {
+		if c.Model == "pci-root" { // every machine has it, and not every definition says so
+			continue
+		}
 		s = append(s, strings.Join([]string{"controller", c.Type, c.Index, c.Model}, " "))
 	}
 	for _, t := range hw.TPMs {
