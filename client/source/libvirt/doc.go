@@ -26,15 +26,17 @@
 //	for all disks → thaw → read over NBD → Keep → Close
 //
 // The backup job (virDomainBackupBegin) makes the point in time of all disks in
-// one QEMU transaction. What the guest overwrites while the snapshot is read
-// goes to scratch files first. Sockets and scratch files lie in a directory in
-// the session's that belongs to QEMU's user, because QEMU itself binds the
-// socket. Hosts with AppArmor or SELinux must allow QEMU that:
+// one QEMU transaction: one disk takes some 100 ms, 33 take a second or so. What
+// the guest overwrites while the snapshot is read goes to scratch files first.
+// Socket and scratch files lie in a directory in the session's that belongs to
+// QEMU's user, because QEMU itself binds the socket. Every directory above must
+// let that user pass. Where AppArmor or SELinux confines QEMU, its profile must
+// allow it to create sockets and files there; for AppArmor this is a line
 //
-//	AppArmor   /etc/apparmor.d/local/abstractions/libvirt-qemu:
-//	               /var/lib/cairn-agent/** rwk,
-//	SELinux    semanage fcontext -a -t svirt_image_t '/var/lib/cairn-agent(/.*)?'
-//	           restorecon -R /var/lib/cairn-agent
+//	/var/lib/cairn/agent/libvirt/** rwk,
+//
+// in /etc/apparmor.d/local/abstractions/libvirt-qemu, for SELinux a type that
+// svirt_t may write (semanage fcontext, restorecon).
 //
 // Disks in qcow2 of version 3 are tracked. A checkpoint is a persistent bitmap in
 // each of them, which QEMU saves when it ends in good order, so it survives
@@ -45,16 +47,18 @@
 //
 // A checkpoint's description holds who made it and how large the disks were: by
 // that, only checkpoints that are ours are ever deleted, and a disk that was
-// resized is read in full (its bitmap says nothing of what grew). Since is
-// honoured for each disk on its own.
+// resized is read in full (what grew is clean in its bitmap). Since is honoured
+// for each disk on its own. The checkpoint of a point that was kept replaces the
+// older ones when its snapshot is closed; on a machine that is off meanwhile none
+// can be deleted, and the next snapshot does it.
 //
 // # When the scratch space is full
 //
-// QEMU breaks the guest's write, not the snapshot: with libvirt's default
-// policy (werror=enospc) a machine stops as if its own disk were full
-// (paused, I/O error), and resuming it does not help as long as there is no
-// space. So the space is watched, and the job ended while there is some left:
-// reads fail with source.ErrSnapshotSpace and the guest notices nothing.
+// QEMU breaks the guest's write, not the snapshot: the write fails with "No space
+// left on device" and what is read of the snapshot stays right. By the device's
+// default policy (werror=enospc) the machine is then stopped as if its own disk
+// were full. So the space is watched, and the job ended while there is some
+// left: reads fail with source.ErrSnapshotSpace and the guest notices nothing.
 //
 // # When things end early
 //

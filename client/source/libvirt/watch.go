@@ -32,7 +32,7 @@ func (s *Source) Watch(ctx context.Context, changed func()) error {
 		delete(s.watchers, woken)
 		s.mu.Unlock()
 	}()
-	told := false
+	told, logged := false, false
 	for pause := retryFirst; ctx.Err() == nil; pause = min(2*pause, retryLast) {
 		err := s.watchOnce(ctx, woken, func() {
 			pause, told = retryFirst, true
@@ -41,8 +41,11 @@ func (s *Source) Watch(ctx context.Context, changed func()) error {
 		if ctx.Err() != nil {
 			break
 		}
-		s.o.Log.Warn("libvirt's events are lost", "error", err)
-		if told { // the machines are out of reach
+		if told || !logged { // once for each time that it is away
+			s.o.Log.Warn("libvirt is out of reach", "error", err)
+			logged = true
+		}
+		if told {
 			told = false
 			changed()
 		}
