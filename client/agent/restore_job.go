@@ -261,7 +261,7 @@ func (r *restore) newMachine(ctx context.Context, w *cairnv1.RestoreNewMachine) 
 	spec.New = &source.NewMachine{Title: w.GetTitle(), Directory: w.GetDirectory()}
 	re, err := rs.PrepareRestore(ctx, spec)
 	if err != nil {
-		return fmt.Errorf("prepare restore: %w", err)
+		return err
 	}
 	defer r.abortOn(ctx, &err, re)
 	r.j.warnings(re.Warnings())

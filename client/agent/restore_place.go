@@ -55,7 +55,7 @@ func (r *restore) inPlace(ctx context.Context, w *cairnv1.RestoreInPlace) (err e
 	spec.MachineID = id
 	re, err := rs.PrepareRestore(ctx, spec)
 	if err != nil {
-		return fmt.Errorf("prepare restore: %w", err)
+		return err
 	}
 	defer r.abortOn(ctx, &err, re)
 	r.j.warnings(re.Warnings())

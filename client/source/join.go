@@ -164,15 +164,26 @@ func (j *joined) PrepareRestore(ctx context.Context, spec RestoreSpec) (Restore,
 			return nil, err
 		}
 	}
+	var refused error
 	for _, s := range j.sources {
-		if r, ok := s.Source.(Restorer); ok {
-			re, err := r.PrepareRestore(ctx, spec)
-			if !errors.Is(err, ErrRestoreUnsupported) {
-				return re, err
-			}
+		r, ok := s.Source.(Restorer)
+		if !ok {
+			continue
+		}
+		re, err := r.PrepareRestore(ctx, spec)
+		switch {
+		case !errors.Is(err, ErrRestoreUnsupported):
+			return re, err
+		case refused == nil:
+			refused = err
+		default:
+			refused = fmt.Errorf("%w; %w", refused, err)
 		}
 	}
-	return nil, fmt.Errorf("%w: none of the host's sources takes a definition of type %q", ErrRestoreUnsupported, spec.DefinitionKind)
+	if refused == nil {
+		refused = fmt.Errorf("%w: none of the host's sources defines machines", ErrRestoreUnsupported)
+	}
+	return nil, refused
 }
 
 // restorer finds the Restorer of a machine.

@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -59,7 +60,7 @@ type fakeLive struct {
 
 func (s *fakeLive) PrepareRestore(_ context.Context, spec RestoreSpec) (Restore, error) {
 	if spec.DefinitionKind != s.takes {
-		return nil, ErrRestoreUnsupported
+		return nil, fmt.Errorf("%w: the fake takes no %s", ErrRestoreUnsupported, spec.DefinitionKind)
 	}
 	s.note("restore " + spec.MachineID)
 	return nil, nil
@@ -157,6 +158,11 @@ func TestJoinRestores(t *testing.T) {
 		if _, err := r.PrepareRestore(ctx, c.spec); !errors.Is(err, c.want) || c.want == nil && err != nil {
 			t.Errorf("%+v: %v", c.spec, err)
 		}
+	}
+	// Why a definition is refused is not kept back by those who take none.
+	if _, err := r.PrepareRestore(ctx, RestoreSpec{DefinitionKind: "libvirt but not so", New: new(NewMachine)}); !errors.Is(err, ErrRestoreUnsupported) ||
+		strings.Count(err.Error(), "fake takes no") != 2 {
+		t.Errorf("a definition that nobody takes: %v", err)
 	}
 	if was, err := r.StopMachine(ctx, "d"); !was || err != nil {
 		t.Errorf("stop: %v, %v", was, err)
