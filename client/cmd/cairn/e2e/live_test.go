@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type live struct {
 	*world
 	state string // the agent's --state; QEMU's own user can reach it
 	qemu  string // the agent's --qemu; empty means that its machines are libvirt's
+	gate  *gate  // what the agent reaches the server through, or nil
 }
 
 // liveLimit is how long anything may take that a guest does.
@@ -54,7 +56,20 @@ func (l *live) startAgent(more ...string) {
 	} else {
 		args = append(args, "--libvirt", "qemu:///system")
 	}
+	if l.gate != nil {
+		args = append(args, "--server", l.gate.address)
+	}
 	l.agent = l.start("agent", "is connected", cairnExe, append(args, more...)...)
+}
+
+// killAgent is kill -9 of the agent. It does not wait for the thaw guard, which
+// lives on and has the agent's standard error.
+func (l *live) killAgent() {
+	l.Helper()
+	l.must(l.agent.Process.Kill())
+	for l.agent.Process.Signal(syscall.Signal(0)) == nil {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // vm is a machine of either kind.
@@ -63,14 +78,25 @@ type vm struct {
 	name    string              // the machine's and the item's id
 	dom     *guesttest.DomainVM // nil if it is not libvirt's
 	drives  []guesttest.Drive
+	class   string                      // the consistency that a backup to which nothing happens has
 	monitor func(command string) string // executes a QMP command
+}
+
+func classOf(spec guesttest.Spec) string {
+	switch {
+	case spec.Agent != guesttest.AgentRuns || spec.Hook == guesttest.HookFails:
+		return "CRASH_CONSISTENT"
+	case spec.Hook == guesttest.HookOK:
+		return "APPLICATION_CONSISTENT"
+	}
+	return "FILE_SYSTEM_CONSISTENT"
 }
 
 // domain defines and boots a domain of libvirt.
 func (l *live) domain(spec guesttest.Spec) *vm {
 	l.Helper()
 	d := guesttest.Domain(l, spec)
-	m := &vm{Guest: d.Guest, name: d.Name, dom: d, drives: d.Drives,
+	m := &vm{Guest: d.Guest, name: d.Name, dom: d, drives: d.Drives, class: classOf(spec),
 		monitor: func(c string) string { return d.Virsh("qemu-monitor-command", d.Name, c) }}
 	d.Start()
 	l.awaitGuest(m, spec)
@@ -81,7 +107,7 @@ func (l *live) domain(spec guesttest.Spec) *vm {
 func (l *live) plain(name string, spec guesttest.Spec) *vm {
 	l.Helper()
 	q := guesttest.QEMU(l, spec)
-	m := &vm{Guest: q.Guest, name: name, drives: q.Drives, monitor: func(c string) string { return l.qmp(q.QMPSocket, c) }}
+	m := &vm{Guest: q.Guest, name: name, drives: q.Drives, class: classOf(spec), monitor: func(c string) string { return l.qmp(q.QMPSocket, c) }}
 	if l.qemu == "" {
 		l.qemu = l.path("qemu")
 		l.must(os.Mkdir(l.qemu, 0o700))
@@ -180,11 +206,19 @@ func (l *live) steadyBackup(m *vm, disks ...string) job {
 	if frozen, err := time.ParseDuration(j.Stats.Frozen); err != nil || frozen <= 0 || frozen > 10*time.Second {
 		l.Errorf("%v: the guest was frozen for %q", j, j.Stats.Frozen)
 	}
-	l.consistent(j.RecoveryPoint, "FILE_SYSTEM_CONSISTENT")
+	l.consistent(j.RecoveryPoint, m.class)
 	for _, d := range disks {
 		l.checkDisk(j.RecoveryPoint, d, before[d], m.Synced(d)+1)
 	}
 	return j
+}
+
+// begun starts a backup and returns when its agent has told the server that it
+// works on it. (Until then, a job whose agent died is given to the next.)
+func (l *live) begun(m *vm) (j job) {
+	l.Helper()
+	l.json(&j, "backup", m.name)
+	return l.await(j, "has begun", func(j job) bool { return j.ended() || len(j.Tasks) > 0 && j.Tasks[0].State != "JOB_STATE_QUEUED" })
 }
 
 // incremental checks that a backup read what has changed, and not much more.
@@ -244,13 +278,15 @@ func (l *live) unharmed(m *vm, since pulse, writes ...string) {
 }
 
 // frozen tells whether the guest's agent says that it is.
-func (l *live) frozen(m *vm) bool {
+func (l *live) frozen(m *vm) (frozen bool) {
 	l.Helper()
-	answer, err := m.Agent(l.limit(), `{"execute":"guest-fsfreeze-status"}`)
-	if err != nil {
-		l.Fatalf("%s: is it frozen: %v", m.name, err)
-	}
-	return strings.Contains(answer, "frozen")
+	// It may be busy with what somebody else has asked it.
+	l.until("the guest's agent answers", func() bool {
+		answer, err := m.Agent(l.Context(), `{"execute":"guest-fsfreeze-status"}`)
+		frozen = strings.Contains(answer, "frozen")
+		return err == nil
+	})
+	return frozen
 }
 
 // --- leftovers -----------------------------------------------------------------
@@ -260,16 +296,15 @@ func (l *live) frozen(m *vm) bool {
 // takes a moment to go, such as a process, may.
 func (l *live) nothingLeft(m *vm, checkpoints int) {
 	l.Helper()
-	for try := 0; ; try++ {
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
 		left := l.leftovers(m, checkpoints)
 		if len(left) == 0 {
 			return
 		}
-		if try == 100 {
+		if time.Since(began) > 10*time.Second {
 			l.Errorf("left over:\n\t%s", strings.Join(left, "\n\t"))
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }
 
@@ -300,15 +335,15 @@ func (l *live) leftovers(m *vm, checkpoints int) (left []string) {
 	return left
 }
 
-// stateFiles lists what lies in the state directory, but the directories that
-// the agent makes once.
+// stateFiles lists what lies in the state directory, but what the agent makes
+// once: directories, and its identity.
 func (l *live) stateFiles() (files []string) {
 	l.Helper()
 	err := filepath.WalkDir(l.state, func(path string, e os.DirEntry, err error) error {
 		if os.IsNotExist(err) {
 			return nil
 		}
-		if err == nil && (!e.IsDir() || session.MatchString(e.Name())) {
+		if err == nil && e.Name() != "owner" && (!e.IsDir() || session.MatchString(e.Name())) {
 			files = append(files, path)
 		}
 		return err
