@@ -155,12 +155,19 @@ func TestRestoreCancelled(t *testing.T) {
 		f.mu.Lock()
 		f.aborted, f.started = 0, 0
 		f.fail = func(s string) error {
-			if s == r.step {
+			if s == r.step && s != "settle" {
 				once.Do(func() { close(reached) })
 				<-goOn
 				return errors.New("closed")
 			}
 			return nil
+		}
+		// What fails of its own accord just before the cancellation arrives keeps
+		// the machine; so this fails because of it.
+		f.settling = func(ctx context.Context) error {
+			once.Do(func() { close(reached) })
+			<-ctx.Done()
+			return ctx.Err()
 		}
 		f.mu.Unlock()
 		before := cloneDisks(f.disks)
