@@ -20,8 +20,9 @@ import (
 const (
 	// atOnce is how many domains are looked at at a time.
 	atOnce = 8
-	// lookLimit is how long one domain may keep a listing: a domain that a long
-	// job holds does not answer.
+	// lookLimit is how long one domain may keep a listing waiting for an answer: a
+	// domain that a long job holds does not give any. There is one for each of
+	// its disks, and all of dozens together may well take longer.
 	lookLimit = 3 * time.Second
 )
 
@@ -188,8 +189,10 @@ func find(ctx context.Context, conn daemon, id string) (*domain, error) {
 // inspect finds out all about a domain but what its guest says. What it cannot
 // find out is a Problem; errors mean that there is no domain or no daemon.
 func inspect(ctx context.Context, conn daemon, dom rpc.Domain) (*domain, error) {
-	timed, cancel := context.WithTimeoutCause(ctx, lookLimit, fmt.Errorf("libvirt does not tell within %s", lookLimit))
-	defer cancel()
+	timed, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	patience := time.AfterFunc(lookLimit, func() { cancel(fmt.Errorf("libvirt does not tell within %s", lookLimit)) })
+	defer patience.Stop()
 	d := &domain{Domain: dom, info: source.Machine{ID: idOf(dom.Name), Title: strings.ToValidUTF8(dom.Name, "\uFFFD"), HypervisorID: dom.UUID.String()}}
 	fatal := func(err error) bool {
 		return errors.Is(err, rpc.ErrNoDomain) || errors.Is(err, rpc.ErrDisconnected) || ctx.Err() != nil
@@ -222,6 +225,7 @@ func inspect(ctx context.Context, conn daemon, dom rpc.Domain) (*domain, error) 
 		if x.Removable() {
 			continue
 		}
+		patience.Reset(lookLimit) // if it has run out already, that remains so
 		k, err := d.inspectDisk(timed, conn, x)
 		if fatal(err) {
 			return nil, err
