@@ -6,6 +6,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -220,9 +221,19 @@ func inspect(ctx context.Context, conn daemon, dom rpc.Domain) (*domain, error) 
 		d.def, d.info.Problem = nil, err.Error()
 		return d, nil
 	}
+	// QEMU 7.2 can crash when it is asked about its disks at the moment in which a
+	// disk has got all its data: a filter above it has lost its child, and is not
+	// gone yet. So machines are let alone until an instant restore is done.
+	moving := d.active() && len(d.def.ReadsFrom(filepath.Join(restoreSockets, restorePrefix))) > 0
 	bad := 0
 	for _, x := range d.def.Disks() {
 		if x.Removable() {
+			continue
+		}
+		if moving {
+			k := disk{x, source.Disk{Target: x.Target, Path: strings.ToValidUTF8(x.Where(), "\uFFFD"), Format: cmp.Or(x.Format, "raw"),
+				Problem: "data is still being moved in by an instant restore"}}
+			d.disks, d.info.Disks, d.info.Problem = append(d.disks, k), append(d.info.Disks, k.info), "an instant restore is still moving its data in"
 			continue
 		}
 		patience.Reset(lookLimit) // if it has run out already, that remains so

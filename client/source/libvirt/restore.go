@@ -39,6 +39,13 @@ type hypervisor interface {
 
 var _ hypervisor = (*rpc.Conn)(nil)
 
+// restoreSockets is the directory of the sockets that instant machines read from.
+// A socket of a restore is called restorePrefix and its ID.
+const (
+	restoreSockets = "/run/cairn"
+	restorePrefix  = "restore-"
+)
+
 // restorer restores machines through a hypervisor.
 type restorer struct {
 	// connect returns the connection there is now, or makes one. It is asked
@@ -67,7 +74,7 @@ func newRestorer(connect func(ctx context.Context) (hypervisor, error), idOf fun
 		nvram:    "/var/lib/libvirt/qemu/nvram",
 		swtpm:    "/var/lib/libvirt/swtpm",
 		journals: filepath.Join(state, "restores"),
-		sockets:  "/run/cairn",
+		sockets:  restoreSockets,
 		stopFor:  time.Minute, lookEvery: time.Second,
 		step: func(string) error { return nil },
 	}

@@ -159,7 +159,7 @@ func roundUp(n int64) int64 { return (n + 511) &^ 511 }
 // overlays makes the images, and the two definitions: of the machine while it
 // reads from elsewhere, and of that which it becomes.
 func (j *restoreJob) overlays(ctx context.Context, disks map[string]source.Backing) error {
-	j.log.Socket = filepath.Join(j.r.sockets, "restore-"+j.spec.ID+".sock")
+	j.log.Socket = filepath.Join(j.r.sockets, restorePrefix+j.spec.ID+".sock")
 	for _, k := range j.spec.Disks {
 		p := j.places[k.Target]
 		if p.format != "qcow2" {

@@ -26,7 +26,12 @@ func (j *restoreJob) checkSpace() error {
 		dir := filepath.Dir(p.path)
 		var st unix.Stat_t
 		var fs unix.Statfs_t
-		if err := errors.Join(unix.Stat(dir, &st), unix.Statfs(dir, &fs)); err != nil {
+		if err := unix.Stat(dir, &st); errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("%w: %s, where disk %s goes, is not there: name another directory", source.ErrRestoreUnsupported, dir, p.Target)
+		} else if err != nil {
+			return fmt.Errorf("look at %s: %w", dir, err)
+		}
+		if err := unix.Statfs(dir, &fs); err != nil {
 			return fmt.Errorf("look at %s: %w", dir, err)
 		}
 		n := needs[uint64(st.Dev)]

@@ -94,11 +94,16 @@ func TestRestoreRefused(t *testing.T) {
 		want   error
 		text   string
 	}{
-		"name taken":     {func(b *bench) { b.spec.New = &source.NewMachine{Title: "web"} }, source.ErrTargetExists, `"web"`},
-		"id taken":       {func(b *bench) { b.spec.New = &source.NewMachine{Title: "WEB"} }, source.ErrTargetExists, `"web"`},
-		"no name":        {func(b *bench) { b.spec.New = &source.NewMachine{Title: " "} }, source.ErrRestoreUnsupported, "name"},
-		"a path":         {func(b *bench) { b.spec.New = &source.NewMachine{Title: "../x"} }, source.ErrRestoreUnsupported, "slash"},
-		"no directory":   {func(b *bench) { b.spec.New = &source.NewMachine{Title: "x", Directory: "/none"} }, source.ErrRestoreUnsupported, "/none"},
+		"name taken":   {func(b *bench) { b.spec.New = &source.NewMachine{Title: "web"} }, source.ErrTargetExists, `"web"`},
+		"id taken":     {func(b *bench) { b.spec.New = &source.NewMachine{Title: "WEB"} }, source.ErrTargetExists, `"web"`},
+		"no name":      {func(b *bench) { b.spec.New = &source.NewMachine{Title: " "} }, source.ErrRestoreUnsupported, "name"},
+		"a path":       {func(b *bench) { b.spec.New = &source.NewMachine{Title: "../x"} }, source.ErrRestoreUnsupported, "slash"},
+		"no directory": {func(b *bench) { b.spec.New = &source.NewMachine{Title: "x", Directory: "/none"} }, source.ErrRestoreUnsupported, "/none"},
+		"no images": {func(b *bench) {
+			b.spec.New = &source.NewMachine{Title: "x"}
+			b.spec.Disks[0].Path = "/none/web-vda"
+			b.r.images += "/none"
+		}, source.ErrRestoreUnsupported, "/none, where disk vda goes"},
 		"file exists":    {func(b *bench) { b.spec.New = &source.NewMachine{Title: "x"}; b.put(b.r.images+"/x-vdb.qcow2", "") }, source.ErrTargetExists, "x-vdb.qcow2"},
 		"vars exist":     {func(b *bench) { b.spec.New = &source.NewMachine{Title: "x"}; b.put(b.r.nvram+"/x_VARS.fd", "") }, source.ErrTargetExists, "x_VARS.fd"},
 		"no space":       {func(b *bench) { b.spec.New = &source.NewMachine{Title: "x"}; b.spec.Disks[1].Data = 1 << 60 }, source.ErrNoSpace, "bytes"},
