@@ -197,13 +197,22 @@ func TestRestoreInstantBroken(t *testing.T) {
 	if vm.State() != "running" || bootID(vm) != boot {
 		t.Errorf("without the agent it is %s", vm.State())
 	}
+	// The guest reads what is not there; it is not told of an error.
+	vm.Must("(dd if=/dev/$(cd /sys/block && grep -l . sd*/size | cut -d/ -f1) bs=1M skip=630 count=4 of=/run/far && touch /run/read) >/run/dd.log 2>&1 &")
 	h.startAgent("--images", h.images, "--server", h.line.address)
 	j = h.interrupted(j)
 	h.fails("RESTORE_TARGET_EXISTS", []string{vm.Name, "instant"}, h.item+"@latest", "--name", vm.Name)
-	proved(t, "kill -9 of the agent: the machine runs on, the job is %s", j.State)
+	proved(t, "kill -9 of the agent: the machine lives on (%s, and reads what is not there), the job is %s", vm.State(), j.State)
 
 	// So it does when the agent is stopped, as for an upgrade.
 	j = h.goesOn(j)
+	if now := bootID(vm); now != boot {
+		t.Error("the guest was booted again")
+	}
+	vm.Must("for n in $(seq 600); do [ -e /run/read ] && exit; sleep 0.1; done; cat /run/dd.log; exit 1")
+	if got, want := vm.Must("md5sum </run/far"), h.tool("sh", "-c", `dd if="$1" bs=1M skip=630 count=4 2>/dev/null | md5sum`, "sh", h.disks+"/sda.raw"); got != strings.TrimSpace(want) {
+		t.Errorf("the guest has read %s, must be %s", got, want)
+	}
 	vm.Must("body 82 >/mnt/sda/between && sync")
 	h.must(h.agent.Process.Signal(syscall.SIGTERM))
 	h.agent.exited(liveLimit)
