@@ -213,6 +213,16 @@ func (l *live) steadyBackup(m *vm, disks ...string) job {
 	return j
 }
 
+// nextBackup is steadyBackup of a machine that has been backed up before, and has
+// written more since than a sample of its disks is: it is read in proportion.
+func (l *live) nextBackup(m *vm, disk string) job {
+	l.Helper()
+	m.Must("dd if=/dev/urandom of=/mnt/" + disk + "/noise bs=1M count=2 conv=notrunc && sync /mnt/" + disk + "/noise")
+	j := l.steadyBackup(m, disk)
+	l.incremental(j)
+	return j
+}
+
 // begun starts a backup and returns when its agent has told the server that it
 // works on it. (Until then, a job whose agent died is given to the next.)
 func (l *live) begun(m *vm) (j job) {

@@ -26,6 +26,7 @@ func TestLiveCancel(t *testing.T) {
 		cancel func() job
 	}{
 		{"in a slow freeze", func() job {
+			m.Must("dd if=/dev/urandom of=/mnt/vda/big bs=1M count=12 && sync /mnt/vda/big")
 			freezes := calls(m, "freeze")
 			l.slowHook(m)
 			j := l.begun(m)

@@ -40,7 +40,7 @@ func TestLiveConsistency(t *testing.T) {
 	l.tooLow(m)
 	m.Must("start-agent >/dev/null 2>&1 &")
 	m.WaitAgent(l.limit())
-	l.incremental(l.steadyBackup(m, "vda"))
+	l.nextBackup(m, "vda")
 	l.unharmed(m, pulse, "vda")
 	l.nothingLeft(m, 1)
 	proved(t, "an agent that stands still, and one that is gone: a warning and a point; with the agent back all is as before")

@@ -76,7 +76,7 @@ func TestLiveDisturbed(t *testing.T) {
 		l.incremental(j)
 		proved(t, "%s in the middle of a transfer: it goes on from the same snapshot", disturb.what)
 	}
-	l.incremental(l.steadyBackup(m, "vda"))
+	l.nextBackup(m, "vda")
 	l.unharmed(m, pulse, "vda")
 
 	// The machine is stopped: its snapshot is lost, what is on its disk is taken.
@@ -100,7 +100,7 @@ func TestLiveDisturbed(t *testing.T) {
 	l.consistent(j.RecoveryPoint, m.class)
 	l.checkDisk(j.RecoveryPoint, "vda", 0, m.Synced("vda")+1)
 	l.nothingLeft(m, 1)
-	l.incremental(l.steadyBackup(m, "vda"))
+	l.nextBackup(m, "vda")
 
 	// It is gone for good.
 	change()
@@ -218,6 +218,6 @@ func TestLiveScratchFull(t *testing.T) {
 	l.unharmed(m, pulse, "vda")
 	l.nothingLeft(m, 1)
 	proved(t, "a guest that overwrites more than there is room for: %v; it wrote on all the time (72 MiB in %v)", j, took.Round(time.Millisecond))
-	l.incremental(l.steadyBackup(m, "vda"))
+	l.nextBackup(m, "vda")
 	l.nothingLeft(m, 1)
 }

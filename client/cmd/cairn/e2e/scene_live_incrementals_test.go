@@ -28,7 +28,7 @@ func TestLiveIncrementals(t *testing.T) {
 	}
 	proved(t, "initial backup of a guest that writes on two disks: %d MiB, frozen for %s, consistent, clean journals, every synced file whole", first.Stats.ReadBytes>>20, first.Stats.Frozen)
 	for n := range 3 {
-		m.WaitSynced(l.limit(), "vda", m.Synced("vda")+10)
+		m.WaitSynced(l.limit(), "vda", m.Synced("vda")+20)
 		least := l.dirtyBytes(m)
 		j := l.steadyBackup(m, "vda", "sda")
 		l.incremental(j)

@@ -112,8 +112,7 @@ func (l *live) killedInEachPhase(m *vm) {
 			l.Errorf("killed %s: %v", phase.name, j)
 		}
 		l.nothingLeft(m, 1)
-		next := l.steadyBackup(m, "vda")
-		l.incremental(next)
+		next := l.nextBackup(m, "vda")
 		l.nothingLeft(m, 1)
 		l.unharmed(m, pulse, "vda")
 		proved(l, "kill -9 %s: thawed and clean; the next backup read %d KiB for %d KiB that changed (%v until the guest was seen to be thawed)",

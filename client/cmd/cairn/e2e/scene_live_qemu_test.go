@@ -24,6 +24,7 @@ func TestLiveQEMU(t *testing.T) {
 	if first.Stats.ReadBytes < 96<<20 {
 		t.Errorf("the initial backup read %d bytes", first.Stats.ReadBytes)
 	}
+	m.WaitSynced(l.limit(), "sda", m.Synced("sda")+20)
 	second := l.steadyBackup(m, "vda", "sda")
 	l.incremental(second)
 	l.unharmed(m, pulse, "vda", "sda")
