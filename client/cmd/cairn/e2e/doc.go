@@ -7,6 +7,7 @@
 // own loop mounts are what mounts of recovery points are compared with.
 //
 //	world      a server, an agent and a place for them (world_test.go)
+//	live       a world whose machines run, and what disturbs them (live_*test.go)
 //	scenes     one test each, in the order of a machine's life (scene_*_test.go)
 //	testdata   a client in another language that drives the same API
 //

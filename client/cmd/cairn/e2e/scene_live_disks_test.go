@@ -56,7 +56,9 @@ while :; do
 done
 END
 sh /run/count >/dev/null 2>/run/count.log &`, strings.Join(devices, " "), fsSize/512))
-	l.startAgent()
+	// libvirt makes 33 scratch files while the guest is frozen; on a busy machine
+	// that takes about as long as the limit is otherwise.
+	l.startAgent("--freeze-limit", "40s")
 	l.protect(m.name)
 	pulse := l.pulse(m)
 	was := 0
