@@ -197,8 +197,9 @@ func TestRestoreInstantBroken(t *testing.T) {
 	if vm.State() != "running" || bootID(vm) != boot {
 		t.Errorf("without the agent it is %s", vm.State())
 	}
-	// The guest reads what is not there; it is not told of an error.
-	vm.Must("(dd if=/dev/$(cd /sys/block && grep -l . sd*/size | cut -d/ -f1) bs=1M skip=630 count=4 of=/run/far && touch /run/read) >/run/dd.log 2>&1 &")
+	// The guest reads what is not there: it may wait, or be told of an error, but
+	// never be given other bytes.
+	vm.Must("(dd if=/dev/$(cd /sys/block && grep -l . sd*/size | cut -d/ -f1) bs=1M skip=630 count=4 of=/run/far; echo $? >/run/read) >/run/dd.log 2>&1 &")
 	h.startAgent("--images", h.images, "--server", h.line.address)
 	j = h.interrupted(j)
 	h.fails("RESTORE_TARGET_EXISTS", []string{vm.Name, "instant"}, h.item+"@latest", "--name", vm.Name)
@@ -209,7 +210,10 @@ func TestRestoreInstantBroken(t *testing.T) {
 	if now := bootID(vm); now != boot {
 		t.Error("the guest was booted again")
 	}
-	vm.Must("for n in $(seq 600); do [ -e /run/read ] && exit; sleep 0.1; done; cat /run/dd.log; exit 1")
+	vm.Must("for n in $(seq 600); do [ -s /run/read ] && exit; sleep 0.1; done; cat /run/dd.log; exit 1")
+	if vm.Must("cat /run/read") != "0" { // it was told
+		vm.Must("d=/dev/$(cd /sys/block && grep -l . sd*/size | cut -d/ -f1); for n in $(seq 100); do dd if=$d bs=1M skip=630 count=4 of=/run/far && exit; sleep 0.2; done; exit 1")
+	}
 	if got, want := vm.Must("md5sum </run/far"), h.tool("sh", "-c", `dd if="$1" bs=1M skip=630 count=4 2>/dev/null | md5sum`, "sh", h.disks+"/sda.raw"); got != strings.TrimSpace(want) {
 		t.Errorf("the guest has read %s, must be %s", got, want)
 	}

@@ -228,12 +228,17 @@ func (d *Domain) ReadsFrom(socket string) (targets []string) {
 }
 
 // PauseOnError has the machine paused, instead of its guest told, when the disk
-// cannot be read or written.
+// cannot be read or written. Of a SCSI disk that cannot be read the guest is told
+// all the same: QEMU 7.2, when such a machine goes on, tells the guest that all is
+// well and gives it zeros.
 func (d *Domain) PauseOnError(target string) {
 	if e := d.disk(target); e != nil {
-		driver := ensure(e, "driver")
+		driver, onRead := ensure(e, "driver"), "stop"
+		if attr(child(e, "target"), "bus") == "scsi" {
+			onRead = "report"
+		}
 		driver.CreateAttr("error_policy", "stop")
-		driver.CreateAttr("rerror_policy", "stop")
+		driver.CreateAttr("rerror_policy", onRead)
 	}
 }
 
