@@ -158,7 +158,15 @@ func TestE2EManyDisks(t *testing.T) {
 		l.write(targetOf(i), byte(i+1), int64(i)*65536, 4096)
 	}
 	have := map[string][]byte{}
-	begun := time.Now()
+	begun, frozen := time.Now(), time.Time{}
+	l.src.reached = func(phase string) {
+		switch phase {
+		case "frozen":
+			frozen = time.Now()
+		case "begun":
+			t.Logf("a guest would have been frozen for %v", time.Since(frozen))
+		}
+	}
 	snap := l.snapshot(source.SnapshotOptions{})
 	t.Logf("snapshot of 33 disks after %v", time.Since(begun))
 	l.apply(snap, have)

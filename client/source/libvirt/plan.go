@@ -229,7 +229,7 @@ func (p *plan) backup(socket, scratch string) string {
 		k := backupDisk{Name: t.Target, Backup: "no"}
 		if !t.skip {
 			k = backupDisk{Name: t.Target, Backup: "yes", Type: "file", Mode: "full", ExportName: t.Target,
-				Scratch: &scratchFile{filepath.Join(scratch, t.info.Target+".scratch")}}
+				Scratch: &scratchFile{scratchPath(scratch, t)}}
 			if t.since != "" {
 				k.Mode, k.Incremental, k.ExportBitmap = "incremental", t.since, exportBitmap
 			}
@@ -237,6 +237,11 @@ func (p *plan) backup(socket, scratch string) string {
 		x.Disks = append(x.Disks, k)
 	}
 	return marshal(x)
+}
+
+// scratchPath is where what the guest overwrites on a disk is copied to.
+func scratchPath(dir string, t task) string {
+	return filepath.Join(dir, t.info.Target+".scratch")
 }
 
 // checkpoint is the XML of the new checkpoint, or "".

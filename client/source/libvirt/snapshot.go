@@ -138,6 +138,9 @@ func (p *snapshot) take(ctx context.Context, conn daemon, o source.SnapshotOptio
 	if err := p.newSession(agent); err != nil {
 		return err
 	}
+	if err := p.makeScratch(ctx); err != nil {
+		return err
+	}
 	p.s.reached("session")
 
 	var g guest.Transport
@@ -215,7 +218,7 @@ func (p *snapshot) tryBegin(ctx context.Context, conn daemon) error {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), beginLimit)
 		defer cancel()
-		answer <- conn.BackupBegin(ctx, p.d.Domain, backup, checkpoint, 0)
+		answer <- conn.BackupBegin(ctx, p.d.Domain, backup, checkpoint, rpc.BackupReuseExternal)
 	}()
 	select {
 	case err := <-answer:
