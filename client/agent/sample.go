@@ -19,7 +19,9 @@ import (
 // Changed-block tracking is believed only as far as it can be proven: of every
 // incremental disk a random sample of the blocks that allegedly have not changed
 // is read again and compared with the point that the backup builds on. It is 1
-// in sampleShare of the disk's blocks, within these bounds.
+// in sampleShare of the disk's blocks, within these bounds; but all samples of a
+// backup together are not more than the blocks that have changed, so that little
+// change is read with little more, and at least one for every disk.
 //
 // When a share of the blocks said to be unchanged has changed after all, this is
 // how likely a backup with n samples is to notice: 1 − (1 − share)^n.
@@ -32,7 +34,7 @@ import (
 //	 0.01 %     0.04 %     0.6 %      10 %
 //
 // (64 KiB blocks: n is 4 up to 256 MiB, 64 for a disk of 4 GiB, 1,024 from
-// 64 GiB on.) So tracking that is broken as a whole, a bitmap of another lineage
+// 64 GiB on, if that much has changed.) So tracking that is broken as a whole, a bitmap of another lineage
 // or one that missed a restart, is noticed at once; one that loses single blocks
 // within some backups, for every backup draws another sample.
 const (
@@ -68,14 +70,34 @@ func unchanged(ctx context.Context, d source.SnapshotDisk, m diskmap.Map, fn fun
 	return err
 }
 
-// sample draws blocks, each as likely as any other, from those of an incremental
-// disk that allegedly have not changed. They ascend.
-func sample(ctx context.Context, d source.SnapshotDisk, m diskmap.Map, seed [32]byte) ([]uint64, error) {
-	var clean uint64
-	if err := unchanged(ctx, d, m, func(_, count uint64) { clean += count }); err != nil {
-		return nil, err
+// cleanBlocks is how many blocks of an incremental disk allegedly have not
+// changed.
+func cleanBlocks(ctx context.Context, d source.SnapshotDisk, m diskmap.Map) (clean uint64, err error) {
+	err = unchanged(ctx, d, m, func(_, count uint64) { clean += count })
+	return clean, err
+}
+
+// allot cuts what the disks want down to budget in all, but to no less than one
+// for each. Those that want most lose first.
+func allot(want []int, budget int) []int {
+	got := make([]int, len(want))
+	for more := true; more; {
+		more = false
+		for i := range want {
+			if got[i] < want[i] && (got[i] == 0 || budget > 0) {
+				got[i]++
+				budget--
+				more = true
+			}
+		}
 	}
-	n := min(uint64(sampleCount(m.Blocks())), clean)
+	return got
+}
+
+// sample draws n blocks, each as likely as any other, from the clean ones of an
+// incremental disk. They ascend.
+func sample(ctx context.Context, d source.SnapshotDisk, m diskmap.Map, clean uint64, count int, seed [32]byte) ([]uint64, error) {
+	n := uint64(count)
 	rnd := rand.New(rand.NewChaCha8(seed))
 	var ranks []uint64 // among the unchanged blocks
 	for drawn := map[uint64]bool{}; uint64(len(ranks)) < n; {
@@ -104,12 +126,8 @@ type verdict struct {
 	bytes         int64 // that were read
 }
 
-// prove reads a sample of an incremental disk again.
-func (t *transfer) prove(ctx context.Context, d source.SnapshotDisk, m diskmap.Map, seed [32]byte) (v verdict, err error) {
-	at, err := sample(ctx, d, m, seed)
-	if err != nil {
-		return v, fmt.Errorf("disk %s: draw a sample: %w", d.Info().Target, err)
-	}
+// prove reads the given blocks of an incremental disk again.
+func (t *transfer) prove(ctx context.Context, d source.SnapshotDisk, m diskmap.Map, at []uint64) (v verdict, err error) {
 	v.blocks, v.offset = len(at), -1
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
@@ -156,13 +174,32 @@ func (b *backup) prove(ctx context.Context, t *transfer) error {
 	if b.proven {
 		return nil
 	}
-	var sampled int64
+	var disks []source.SnapshotDisk
+	var clean []uint64
+	var want []int
+	budget := 0 // blocks that have changed
 	for _, d := range b.snap.Disks() {
 		if !d.Incremental() {
 			continue
 		}
+		m := t.base[d.Info().Target]
+		n, err := cleanBlocks(ctx, d, m)
+		if err != nil {
+			return fmt.Errorf("draw a sample: %w", err)
+		}
+		disks, clean = append(disks, d), append(clean, n)
+		want = append(want, int(min(uint64(sampleCount(m.Blocks())), n)))
+		budget += int(m.Blocks() - n)
+	}
+	var sampled int64
+	for i, n := range allot(want, budget) {
+		d := disks[i]
 		target := d.Info().Target
-		v, err := t.prove(ctx, d, t.base[target], sampleSeed(b.j.name, target))
+		at, err := sample(ctx, d, t.base[target], clean[i], n, sampleSeed(b.j.name, target))
+		if err != nil {
+			return fmt.Errorf("draw a sample: %w", err)
+		}
+		v, err := t.prove(ctx, d, t.base[target], at)
 		if err != nil {
 			return err
 		}

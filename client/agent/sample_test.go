@@ -30,19 +30,24 @@ func TestSample(t *testing.T) {
 			off += n
 		}
 		m := diskmap.Map{Size: size, BlockSize: bs}
-		got, err := sample(context.Background(), extents{list: list}, m, sampleSeed("job", "vda"))
+		clean, err := cleanBlocks(context.Background(), extents{list: list}, m)
+		if err != nil || int(clean) != int(m.Blocks())-len(dirty) {
+			t.Fatalf("%d of %d blocks clean with %d dirty, %v", clean, m.Blocks(), len(dirty), err)
+		}
+		want := rapid.IntRange(0, int(clean)).Draw(t, "count")
+		got, err := sample(context.Background(), extents{list: list}, m, clean, want, sampleSeed("job", "vda"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := min(sampleCount(m.Blocks()), int(m.Blocks())-len(dirty)); len(got) != want {
-			t.Fatalf("%d blocks of %d with %d dirty, want %d", len(got), m.Blocks(), len(dirty), want)
+		if len(got) != want {
+			t.Fatalf("%d blocks, want %d", len(got), want)
 		}
 		for i, b := range got {
 			if dirty[b] || b >= m.Blocks() || i > 0 && got[i-1] >= b {
 				t.Fatalf("sample %v of %d blocks, dirty %v", got, m.Blocks(), dirty)
 			}
 		}
-		again, _ := sample(context.Background(), extents{list: list}, m, sampleSeed("job", "vda"))
+		again, _ := sample(context.Background(), extents{list: list}, m, clean, want, sampleSeed("job", "vda"))
 		if !slices.Equal(got, again) {
 			t.Fatalf("%v, then %v", got, again)
 		}
@@ -53,9 +58,29 @@ func TestSample(t *testing.T) {
 		}
 	}
 	big := diskmap.Map{Size: 1 << 40, BlockSize: 64 << 10}
-	a, _ := sample(t.Context(), extents{}, big, sampleSeed("job1", "vda"))
-	b, _ := sample(t.Context(), extents{}, big, sampleSeed("job2", "vda"))
+	a, _ := sample(t.Context(), extents{}, big, big.Blocks(), sampleMost, sampleSeed("job1", "vda"))
+	b, _ := sample(t.Context(), extents{}, big, big.Blocks(), sampleMost, sampleSeed("job2", "vda"))
 	if slices.Equal(a, b) || len(a) != sampleMost {
 		t.Errorf("two jobs draw the same %d blocks", len(a))
+	}
+}
+
+// TestAllot: no disk goes without a sample, and all together are no more than
+// what has changed.
+func TestAllot(t *testing.T) {
+	for _, c := range []struct {
+		want   []int
+		budget int
+		got    []int
+	}{
+		{nil, 5, []int{}},
+		{[]int{4, 4, 4}, 100, []int{4, 4, 4}},
+		{[]int{4, 4, 4}, 7, []int{3, 2, 2}},
+		{[]int{4, 4, 4}, 0, []int{1, 1, 1}},
+		{[]int{1024, 4, 0}, 20, []int{16, 4, 0}},
+	} {
+		if got := allot(c.want, c.budget); !slices.Equal(got, c.got) {
+			t.Errorf("%v of %d: %v, want %v", c.want, c.budget, got, c.got)
+		}
 	}
 }
