@@ -60,6 +60,7 @@ var remedies = map[pb.ErrorReason]string{
 	pb.ErrorReason_ERROR_REASON_RESTORE_TARGET_EXISTS: "Choose another name or directory, or remove what is there.",
 	pb.ErrorReason_ERROR_REASON_RESTORE_TARGET_FULL:   "Make room at the target, or choose another directory on a larger file system.",
 	pb.ErrorReason_ERROR_REASON_RESTORE_UNSUPPORTED:   "Restore the disks instead (cairn restore disk), and make a machine of them by hand.",
+	pb.ErrorReason_ERROR_REASON_RESTORE_ADJUSTED:      "See whether the machine can do with what was changed, and edit its definition if it cannot.",
 	pb.ErrorReason_ERROR_REASON_REGION_MISMATCH:       "Choose a host in the vault's region.",
 }
 

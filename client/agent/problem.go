@@ -149,6 +149,8 @@ func warningRemedy(r cairnv1.ErrorReason) string {
 		return "Back up while nothing writes to the image, or through libvirt."
 	case cairnv1.ErrorReason_ERROR_REASON_MACHINE_GONE:
 		return "Nothing: the machine is made anew from the point."
+	case cairnv1.ErrorReason_ERROR_REASON_RESTORE_ADJUSTED:
+		return "See whether the machine can do with that, and change its definition if it cannot."
 	}
 	return ""
 }
@@ -168,6 +170,8 @@ func warningReason(k source.WarningKind) cairnv1.ErrorReason {
 		return cairnv1.ErrorReason_ERROR_REASON_MACHINE_STATE
 	case source.WarnTracking:
 		return cairnv1.ErrorReason_ERROR_REASON_CHANGE_TRACKING_RESET
+	case source.WarnRestore:
+		return cairnv1.ErrorReason_ERROR_REASON_RESTORE_ADJUSTED
 	}
 	return cairnv1.ErrorReason_ERROR_REASON_SNAPSHOT_FAILED
 }

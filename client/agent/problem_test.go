@@ -53,7 +53,7 @@ func TestProblems(t *testing.T) {
 			remedies[p.GetRemedy()] = test.want
 		}
 	}
-	for k := source.WarnSnapshot; k <= source.WarnTracking; k++ {
+	for k := source.WarnSnapshot; k <= source.WarnRestore; k++ {
 		r := warningReason(k)
 		if k != source.WarnSnapshot && (r == cairnv1.ErrorReason_ERROR_REASON_SNAPSHOT_FAILED || warningRemedy(r) == "") {
 			t.Errorf("warning %d: %v, remedy %q", k, r, warningRemedy(r))

@@ -247,6 +247,7 @@ const (
 	WarnGuest                           // the guest's system is none of those supported
 	WarnMachineState                    // the machine is paused or has crashed
 	WarnTracking                        // changed blocks are not known: all is read
+	WarnRestore                         // a restored machine is not in all what it was
 )
 
 // SnapshotDisk is one disk of a snapshot. ReadAt and Extents may be called

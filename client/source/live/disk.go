@@ -152,7 +152,7 @@ func (d *Disk) explain(ctx context.Context, c *nbd.Client, err error) error {
 		d.drop(c)
 	}
 	if lost := d.alive(ctx); lost != nil {
-		return fmt.Errorf("disk %s: %w (%v)", d.info.Target, lost, err)
+		return fmt.Errorf("disk %s: %w", d.info.Target, lost) // err is what follows from it
 	}
 	if told || errors.Is(err, nbd.ErrProtocol) || errors.Is(err, nbd.ErrNoContext) {
 		return fmt.Errorf("disk %s: %w", d.info.Target, err)

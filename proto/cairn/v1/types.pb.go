@@ -435,6 +435,9 @@ const (
 	// The point or the host does not allow this kind of restore: a point of image
 	// files holds no machine definition, say. FAILED_PRECONDITION when a call says so.
 	ErrorReason_ERROR_REASON_RESTORE_UNSUPPORTED ErrorReason = 124
+	// A restored machine is not in all what it was, or something about it is to be
+	// looked at; the message says what. Only a warning.
+	ErrorReason_ERROR_REASON_RESTORE_ADJUSTED ErrorReason = 125
 	// An error on our side that has no reason of its own. INTERNAL.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 200
 )
@@ -519,6 +522,7 @@ var (
 		122: "ERROR_REASON_HYPERVISOR_UNREACHABLE",
 		123: "ERROR_REASON_SNAPSHOT_LOST",
 		124: "ERROR_REASON_RESTORE_UNSUPPORTED",
+		125: "ERROR_REASON_RESTORE_ADJUSTED",
 		200: "ERROR_REASON_INTERNAL",
 	}
 	ErrorReason_value = map[string]int32{
@@ -599,6 +603,7 @@ var (
 		"ERROR_REASON_HYPERVISOR_UNREACHABLE":    122,
 		"ERROR_REASON_SNAPSHOT_LOST":             123,
 		"ERROR_REASON_RESTORE_UNSUPPORTED":       124,
+		"ERROR_REASON_RESTORE_ADJUSTED":          125,
 		"ERROR_REASON_INTERNAL":                  200,
 	}
 )
@@ -940,7 +945,7 @@ const file_cairn_v1_types_proto_rawDesc = "" +
 	"\x14DAY_OF_WEEK_THURSDAY\x10\x04\x12\x16\n" +
 	"\x12DAY_OF_WEEK_FRIDAY\x10\x05\x12\x18\n" +
 	"\x14DAY_OF_WEEK_SATURDAY\x10\x06\x12\x16\n" +
-	"\x12DAY_OF_WEEK_SUNDAY\x10\a*\x8c\x15\n" +
+	"\x12DAY_OF_WEEK_SUNDAY\x10\a*\xaf\x15\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1d\n" +
@@ -1018,7 +1023,8 @@ const file_cairn_v1_types_proto_rawDesc = "" +
 	"\x19ERROR_REASON_TOOL_MISSING\x10y\x12'\n" +
 	"#ERROR_REASON_HYPERVISOR_UNREACHABLE\x10z\x12\x1e\n" +
 	"\x1aERROR_REASON_SNAPSHOT_LOST\x10{\x12$\n" +
-	" ERROR_REASON_RESTORE_UNSUPPORTED\x10|\x12\x1a\n" +
+	" ERROR_REASON_RESTORE_UNSUPPORTED\x10|\x12!\n" +
+	"\x1dERROR_REASON_RESTORE_ADJUSTED\x10}\x12\x1a\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\xc8\x01B\x1eZ\x1ccairn/proto/cairn/v1;cairnv1b\x06proto3"
 
 var (
