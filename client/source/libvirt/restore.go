@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"cairn/client/source"
@@ -63,6 +65,13 @@ type restorer struct {
 	lookEvery time.Duration
 	// step is called before each step that a crash may follow. Tests fail there.
 	step func(name string) error
+	// log gets what nobody is there to be told.
+	log *slog.Logger
+
+	// noted are the locked notes of machines that this process has stopped, by
+	// UUID; notes guards it, and the files.
+	notes sync.Mutex
+	noted map[string]*os.File
 }
 
 // newRestorer has the directories of libvirt's system instance. state is a
@@ -77,6 +86,7 @@ func newRestorer(connect func(ctx context.Context) (hypervisor, error), idOf fun
 		sockets:  restoreSockets,
 		stopFor:  time.Minute, lookEvery: time.Second,
 		step: func(string) error { return nil },
+		log:  slog.New(slog.DiscardHandler), noted: map[string]*os.File{},
 	}
 }
 
@@ -121,7 +131,8 @@ func isActive(ctx context.Context, hv hypervisor, dom rpc.Domain) (bool, error) 
 }
 
 // StopMachine asks the guest to shut down and cuts its power if it has not
-// within stopFor, or when it cannot hear: paused, or crashed.
+// within stopFor, or when it cannot hear: paused, or crashed. If this process
+// dies before the machine runs again, the next one starts it: see note.
 func (r *restorer) StopMachine(ctx context.Context, machineID string) (was bool, err error) {
 	hv, err := r.connect(ctx)
 	if err != nil {
@@ -143,6 +154,20 @@ func (r *restorer) StopMachine(ctx context.Context, machineID string) (was bool,
 	}
 	if !active(state) {
 		return false, nil
+	}
+	if err := r.note(dom); err != nil {
+		return true, fmt.Errorf("stop machine %s: %w", machineID, err)
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if on, stateErr := isActive(context.WithoutCancel(ctx), hv, dom); stateErr == nil && on {
+			err = errors.Join(err, r.forget(dom.UUID.String()))
+		}
+	}()
+	if err := r.step("stop"); err != nil {
+		return true, err
 	}
 	if state == rpc.StateRunning || state == rpc.StateBlocked || state == rpc.StateShutdown {
 		off, err := r.shutdown(ctx, hv, dom, events)
@@ -202,11 +227,17 @@ func (r *restorer) StartMachine(ctx context.Context, machineID string) error {
 		return fmt.Errorf("start machine: %w", err)
 	}
 	on, err := isActive(ctx, hv, dom)
-	if err != nil || on {
+	if err != nil {
 		return err
 	}
-	if _, err := hv.Start(ctx, dom, 0); err != nil {
-		return fmt.Errorf("start machine %s: %w", machineID, mapped(err))
+	if !on {
+		if _, err := hv.Start(ctx, dom, 0); err != nil {
+			return fmt.Errorf("start machine %s: %w", machineID, mapped(err))
+		}
+	}
+	if err := r.forget(dom.UUID.String()); err != nil {
+		// The next process finds the machine running, or starts it.
+		r.log.Warn("the note that a machine is to be started again cannot be removed", "domain", dom.Name, "error", err)
 	}
 	return nil
 }
@@ -231,8 +262,7 @@ func (r *restorer) PrepareRestore(ctx context.Context, spec source.RestoreSpec) 
 			return nil, fmt.Errorf("%w: disk %s has a size of %d bytes", source.ErrRestoreUnsupported, k.Target, k.Size)
 		}
 	}
-	// QEMU's user must get through what is above: sessions are in there, too.
-	if err := errors.Join(os.MkdirAll(filepath.Dir(r.journals), 0o711), os.MkdirAll(r.journals, 0o700)); err != nil {
+	if err := r.makeDirs(); err != nil {
 		return nil, fmt.Errorf("prepare restore: %w", err)
 	}
 	hv, err := r.connect(ctx)

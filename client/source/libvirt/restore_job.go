@@ -91,6 +91,11 @@ func (j *restoreJob) Disk(ctx context.Context, target string) (source.DiskWriter
 		if err := j.stillOff(ctx); err != nil {
 			return nil, err
 		}
+		// From here on the old disk is gone. Should this process die, the machine
+		// must not be started by itself on a mixture of two.
+		if err := j.r.forget(j.log.UUID); err != nil {
+			return nil, err
+		}
 		w, err = source.OpenVolume(ctx, p.path, p.Size)
 	case p.format == "raw":
 		w, err = source.CreateRaw(ctx, p.staged, p.Size, p.Data)

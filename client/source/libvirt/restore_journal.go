@@ -183,11 +183,17 @@ func (j *journal) remove() error {
 // cleanUpRestores ends what restores of earlier processes left: it undoes those
 // whose files were not all in place, and finishes the others. An instant restore
 // whose machine exists is left alone: its guest waits for its data, and the
-// restore goes on when it is asked for once more (see Instant). It can be
-// repeated, and leaves alone what a living process does.
+// restore goes on when it is asked for once more (see Instant). Then it starts
+// the machines that were stopped for restores and are still off, unless their
+// restore could not be ended. It can be repeated, and leaves alone what a living
+// process does.
 func (r *restorer) cleanUpRestores(ctx context.Context) error {
 	names, err := filepath.Glob(filepath.Join(r.journals, "*.journal"))
-	if err != nil || len(names) == 0 {
+	if err != nil {
+		return err
+	}
+	notes, err := filepath.Glob(filepath.Join(r.journals, "*"+noteSuffix))
+	if err != nil || len(names)+len(notes) == 0 {
 		return err
 	}
 	hv, err := r.connect(ctx)
@@ -195,19 +201,26 @@ func (r *restorer) cleanUpRestores(ctx context.Context) error {
 		return mapped(err)
 	}
 	var errs []error
+	pending := map[string]bool{} // machines whose restore has not ended
 	for _, name := range names {
 		j, err := lockJournal(name)
-		if errors.Is(err, errBusy) || errors.Is(err, os.ErrNotExist) {
+		if errors.Is(err, os.ErrNotExist) {
 			continue
 		} else if err != nil {
+			pending[uuidIn(name)] = true
+			if errors.Is(err, errBusy) {
+				continue
+			}
 			errs = append(errs, err)
 			continue
 		}
 		if err := r.recoverJournal(ctx, hv, j); err != nil {
+			pending[j.UUID] = true
 			j.f.Close()
 			errs = append(errs, fmt.Errorf("clean up after restore %s: %w", strings.TrimSuffix(filepath.Base(name), ".journal"), err))
 		}
 	}
+	errs = append(errs, r.startNoted(ctx, hv, notes, pending))
 	return errors.Join(errs...)
 }
 

@@ -229,6 +229,10 @@ func (j *restoreJob) mustBeOff(dom rpc.Domain) error {
 		return err
 	}
 	if on {
+		// Somebody else has started it, and it is theirs to stop.
+		if err := j.r.forget(dom.UUID.String()); err != nil {
+			return err
+		}
 		return fmt.Errorf("%w: %s is running: shut it down before it is restored in place", source.ErrMachineState, dom.Name)
 	}
 	saved, err := j.hv.HasManagedSave(j.ctx, dom)

@@ -149,6 +149,10 @@ func undefine(ctx context.Context, hv hypervisor, dom rpc.Domain, all bool) erro
 // checkpoints of backups go too: their bitmaps were in the disks that were
 // replaced, so that the next backup has to read everything anyway.
 func (r *restorer) finish(ctx context.Context, hv hypervisor, j *journal) error {
+	// It has been started if that was asked for.
+	if err := r.forget(j.UUID); err != nil {
+		return err
+	}
 	for _, m := range j.Moves {
 		if m.Kept == "" || m.Stays {
 			continue

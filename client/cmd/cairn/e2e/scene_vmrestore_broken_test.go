@@ -80,12 +80,9 @@ func TestRestoreInPlaceBroken(t *testing.T) {
 	h.startAgent("--images", h.images, "--server", h.line.address)
 	j = h.interrupted(j)
 	h.until("the new agent has cleaned up", func() bool { return slices.Equal(h.restoreHost.files(), h.files) })
-	state := vm.State()
-	if state != "running" {
-		vm.Start()
-	}
-	again(later)
-	proved(t, "kill -9 of the agent, there: the machine is %s, it has its disks, and nothing else is left", state)
+	h.until("the new agent has started the machine", func() bool { return vm.State() == "running" })
+	n = again(later)
+	proved(t, "kill -9 of the agent, there: the machine runs again, with the %d names it had, and nothing else is left", n)
 
 	h.json(&j, "job", "retry", j.Name)
 	if j = h.end(j); !strings.HasPrefix(j.State, "JOB_STATE_COMPLETED") {
