@@ -11,6 +11,7 @@ import (
 
 	"cairn/client/source"
 	"cairn/client/source/libvirt/domxml"
+	"cairn/client/source/libvirt/rpc"
 )
 
 // redefine changes the definition of the machine, which is not that of the point.
@@ -36,14 +37,24 @@ func TestInPlaceDevice(t *testing.T) {
 	defer exec.Command("losetup", "--detach", dev).Run()
 	b.redefine(`type="file" device="disk"><driver name="qemu" type="raw"/><source file="`+b.r.images+`/web-vda"`, `type="block" device="disk"><driver name="qemu" type="qcow2"/><source dev="`+dev+`"`)
 	before := b.tree()
-	j, err := b.r.PrepareRestore(t.Context(), b.spec)
-	if err != nil {
+	b.h.domains[b.dom.UUID].state = rpc.StateRunning
+	if _, err := b.r.StopMachine(t.Context(), "web"); err != nil {
 		t.Fatal(err)
+	}
+	j, err := b.r.PrepareRestore(t.Context(), b.spec)
+	if err != nil || len(b.notes()) != 1 {
+		t.Fatal(err, b.notes())
 	}
 	if w := j.Warnings(); len(w) == 0 || !strings.Contains(w[0].Text, dev) || j.Paths()["vda"] != dev {
 		t.Errorf("%v, %v", w, j.Paths())
 	}
-	if err := errors.Join(b.write(j), j.Commit(t.Context(), false)); err != nil {
+	if err := b.write(j); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.notes(); len(n) != 0 {
+		t.Errorf("%v: a machine would be started on a device that is half written", n)
+	}
+	if err := j.Commit(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(dev)
