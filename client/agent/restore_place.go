@@ -110,10 +110,6 @@ func (r *restore) startAgain(ctx context.Context, rs source.Restorer, id string,
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoFor)
 	defer cancel()
-	if state, exists, e := r.machine(ctx, id); e == nil && exists && state == source.StateRunning {
-		r.outcome("machine %s has its old disks and runs", id)
-		return
-	}
 	if e := rs.StartMachine(ctx, id); e != nil {
 		r.j.a.Log.Error("start machine again", "job", r.j.name, "machine", id, "err", e)
 		r.j.warn(cairnv1.ErrorReason_ERROR_REASON_MACHINE_STATE, fmt.Errorf("machine %s ran before the restore and could not be started again: %w", id, e))

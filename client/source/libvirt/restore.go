@@ -133,6 +133,10 @@ func isActive(ctx context.Context, hv hypervisor, dom rpc.Domain) (bool, error) 
 // StopMachine asks the guest to shut down and cuts its power if it has not
 // within stopFor, or when it cannot hear: paused, or crashed. If this process
 // dies before the machine runs again, the next one starts it: see note.
+//
+// A guest that was asked cannot be asked to stay. So when ctx ends then, this
+// waits for it to be off, up to calledOffFor: who starts it again, as after any
+// error, must not come before that.
 func (r *restorer) StopMachine(ctx context.Context, machineID string) (was bool, err error) {
 	hv, err := r.connect(ctx)
 	if err != nil {
@@ -142,7 +146,7 @@ func (r *restorer) StopMachine(ctx context.Context, machineID string) (was bool,
 	if err != nil {
 		return false, fmt.Errorf("stop machine: %w", err)
 	}
-	watching, cancel := context.WithCancel(ctx)
+	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	events, err := hv.Subscribe(watching)
 	if err != nil {
@@ -186,6 +190,10 @@ func (r *restorer) StopMachine(ctx context.Context, machineID string) (was bool,
 	return true, nil
 }
 
+// calledOffFor is how long a guest that was asked to shut down is waited for when
+// nobody wants it to any more.
+const calledOffFor = 20 * time.Second
+
 // shutdown asks a guest to power off and tells whether it did in time.
 func (r *restorer) shutdown(ctx context.Context, hv hypervisor, dom rpc.Domain, events <-chan rpc.Event) (bool, error) {
 	limit := time.NewTimer(r.stopFor)
@@ -194,22 +202,21 @@ func (r *restorer) shutdown(ctx context.Context, hv hypervisor, dom rpc.Domain, 
 		on, stateErr := isActive(ctx, hv, dom)
 		return stateErr == nil && !on, stateErr
 	}
+	calledOff := ctx.Done()
 	for {
 		select {
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
+		case <-calledOff:
+			calledOff = nil
+			limit.Reset(min(r.stopFor, calledOffFor))
 		case <-limit.C:
-			return false, nil
+			return false, context.Cause(ctx)
 		case e, ok := <-events:
 			switch {
 			case !ok:
-				if ctx.Err() != nil {
-					return false, context.Cause(ctx)
-				}
 				return false, fmt.Errorf("%w while the machine was shutting down", source.ErrHypervisor)
 			case e.Kind == rpc.EventLost, e.Kind == rpc.EventLifecycle && e.Domain.UUID == dom.UUID && e.What == rpc.LifecycleStopped:
-				if on, err := isActive(ctx, hv, dom); err != nil || !on {
-					return err == nil, err
+				if on, err := isActive(context.WithoutCancel(ctx), hv, dom); err != nil || !on {
+					return err == nil, errors.Join(err, context.Cause(ctx))
 				}
 			}
 		}

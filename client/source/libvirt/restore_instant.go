@@ -21,13 +21,15 @@ import (
 )
 
 // An instant machine runs on qcow2 overlays over disks that this process serves
-// by NBD. While this process is away (it was restarted, or crashed), QEMU tries
-// to come back to the socket for reconnectFor, and the guest's reads of data
-// that has not been moved in wait; after that they fail and, by the disks'
-// error policy, the machine is paused rather than told of a broken disk. So the
-// machine is never lost: the same restore asked for again (same point, same
-// name) finds the journal, serves on the same socket, lets a paused machine
-// go on and moves the rest. Abort is what ends it otherwise.
+// by NBD. While this process is away (it was restarted, or crashed), QEMU is asked
+// to try to come back to the socket for reconnectFor, while the guest's reads of
+// data that has not been moved in wait. libvirt 9.0 does not pass that on for a
+// backing file, so there they fail at once; by the disks' error policy the machine
+// is then paused rather than told of a broken disk, but for SCSI disks, whose
+// reads give the guest an error (see domxml.PauseOnError). The machine is not
+// lost: the same restore asked for again (same point, same name) finds the
+// journal, serves on the same socket, lets a paused machine go on and moves the
+// rest. Abort is what ends it otherwise.
 const reconnectFor = 15 * time.Minute
 
 // served are the disks being served.

@@ -36,7 +36,7 @@ func newFormat(format string) string {
 }
 
 func (j *restoreJob) warn(format string, args ...any) {
-	j.warnings = append(j.warnings, source.Warning{Kind: source.WarnSnapshot, Text: fmt.Sprintf(format, args...)})
+	j.warnings = append(j.warnings, source.Warning{Kind: source.WarnRestore, Text: fmt.Sprintf(format, args...)})
 }
 
 func (j *restoreJob) warnAll(texts []string) {

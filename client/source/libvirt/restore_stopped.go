@@ -178,9 +178,3 @@ func uuidIn(path string) (uuid string) {
 	}
 	return uuid
 }
-
-// cleanUpRestores is the restorer's, which logs where the Source does.
-func (s *Source) cleanUpRestores(ctx context.Context) error {
-	s.restorer.log = s.o.Log
-	return s.restorer.cleanUpRestores(ctx)
-}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -430,7 +431,40 @@ func TestStopMachine(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// Called off while the guest goes down: it is waited for, so that whoever
+	// starts it again does not come too early.
 	b := newBench(t)
+	b.h.domains[b.dom.UUID].state, b.h.deaf = rpc.StateRunning, true
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("called off")
+	stopped := make(chan error)
+	go func() {
+		was, err := b.r.StopMachine(ctx, "web")
+		if !was {
+			err = errors.Join(err, errors.New("it ran"))
+		}
+		stopped <- err
+	}()
+	for {
+		b.h.mu.Lock()
+		asked := slices.Contains(b.h.calls, "shutdown")
+		b.h.mu.Unlock()
+		if asked {
+			break
+		}
+		runtime.Gosched()
+	}
+	cancel(why)
+	b.h.mu.Lock()
+	b.h.stop(b.dom)
+	b.h.mu.Unlock()
+	if err := <-stopped; !errors.Is(err, why) || b.h.domains[b.dom.UUID].state != rpc.StateShutoff || len(b.notes()) != 1 {
+		t.Errorf("called off: %v, notes %v", err, b.notes())
+	}
+	if err := b.r.StartMachine(t.Context(), "web"); err != nil || len(b.notes()) != 0 {
+		t.Errorf("called off: %v, notes %v", err, b.notes())
+	}
+	b = newBench(t)
 	if _, err := b.r.StopMachine(t.Context(), "none"); !errors.Is(err, source.ErrMachineNotFound) {
 		t.Error(err)
 	}

@@ -134,6 +134,7 @@ func newSource(o Options, dial func(context.Context) (daemon, error)) (*Source, 
 		reached: func(string) {},
 	}
 	s.restorer = newRestorer(func(ctx context.Context) (hypervisor, error) { return s.work.get(ctx) }, idOf, s.state)
+	s.restorer.log = o.Log
 	return s, nil
 }
 
