@@ -46,7 +46,9 @@
 // lease of the restore's job; whatever fails after that, the machine is started
 // again with the disks it had. An instant restore starts the machine from disks
 // in the vault, which the hypervisor reads through this process, and moves the
-// data in behind it. A restore that fails or is cancelled leaves nothing.
+// data in behind it. A restore that fails or is cancelled leaves nothing, but for
+// an instant machine that runs already: only a cancellation takes it away, and
+// otherwise a retry goes on with it.
 //
 // # After a crash
 //

@@ -120,7 +120,7 @@ func (r *restore) startAgain(ctx context.Context, rs source.Restorer, id string,
 }
 
 // safetyPoint backs the machine up as it is before its disks are replaced. The
-// machine is off, so no consistency beyond that of its disks can be asked for.
+// machine is off, so the server asks for no consistency beyond that of its disks.
 func (r *restore) safetyPoint(ctx context.Context, id string, exists bool) error {
 	if !exists {
 		r.j.warn(cairnv1.ErrorReason_ERROR_REASON_MACHINE_GONE, fmt.Errorf("machine %s does not exist any more, so there is no safety point of it", id))
@@ -129,9 +129,7 @@ func (r *restore) safetyPoint(ctx context.Context, id string, exists bool) error
 	if r.w.GetSafetyBackup() == nil {
 		return reasonError{cairnv1.ErrorReason_ERROR_REASON_INTERNAL, "Upgrade the server.", errors.New("the server did not say how to make it")}
 	}
-	work := r.w.GetSafetyBackup()
-	work.MinimumConsistency = cairnv1.ConsistencyClass_CONSISTENCY_CLASS_UNSPECIFIED
-	b := &backup{j: r.j, w: work, snapshotTask: taskSafety, dataTask: taskSafety, safety: true}
+	b := &backup{j: r.j, w: r.w.GetSafetyBackup(), snapshotTask: taskSafety, dataTask: taskSafety, safety: true}
 	p, err := b.run(ctx)
 	if err == nil {
 		r.j.a.Log.Info("safety point made", "job", r.j.name, "point", p.GetName())

@@ -118,7 +118,7 @@ func (s *Source) endOnce(ctx context.Context, conn daemon, r live.Record, dir st
 }
 
 // endJob ends a domain's backup job if it is ours, and returns when it is gone:
-// libvirt answers before its scratch files are.
+// libvirt answers before QEMU has let go of the scratch files.
 func endJob(ctx context.Context, conn daemon, dom rpc.Domain, owns func(text string) bool) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, endLimit, fmt.Errorf("libvirt's backup job has not ended after %s", endLimit))
 	defer cancel()

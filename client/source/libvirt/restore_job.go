@@ -74,7 +74,7 @@ func (w restoreWriter) Commit(ctx context.Context) error {
 // Disk implements source.Restore.
 func (j *restoreJob) Disk(ctx context.Context, target string) (source.DiskWriter, error) {
 	if j.resumed {
-		return nil, fmt.Errorf("%w: the machine %q runs already, and waits for an instant restore of this point to go on", source.ErrTargetExists, j.log.Domain)
+		return nil, fmt.Errorf("%w: the machine %q runs already, and waits for the instant restore of this point that made it: retry that job to go on with it", source.ErrTargetExists, j.log.Domain)
 	}
 	p := j.places[target]
 	if p == nil {

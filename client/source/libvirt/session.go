@@ -69,10 +69,8 @@ func (p *snapshot) newSession(agent bool) error {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return fmt.Errorf("directory for QEMU: %w", err)
 		}
-		if uid >= 0 && uid != os.Geteuid() {
-			if err := os.Chown(dir, uid, gid); err != nil {
-				return fmt.Errorf("directory for QEMU, which runs as user %d: %w (run as root)", uid, err)
-			}
+		if err := live.GiveTo(dir, uid, gid); err != nil {
+			return fmt.Errorf("directory for QEMU: %w", err)
 		}
 	}
 	var st unix.Statfs_t

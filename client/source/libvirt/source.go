@@ -15,29 +15,25 @@ import (
 
 	"cairn/client/source"
 	"cairn/client/source/libvirt/rpc"
+	"cairn/client/source/live"
 )
 
-// Defaults of Options. DefaultState is not below /var/lib/cairn, which is a
-// server's, and closed to QEMU's user.
-const (
-	DefaultURI     = "qemu:///system"
-	DefaultState   = "/var/lib/cairn-agent"
-	DefaultReserve = 512 << 20
-)
+// DefaultURI is that of the system's libvirt.
+const DefaultURI = "qemu:///system"
 
 // Options says which daemon to ask and how to treat its domains.
 type Options struct {
 	// URI is qemu:///system or qemu:///session; "" means DefaultURI.
 	URI string
 	// State is where sessions are kept, in a sub-directory "libvirt" of it; ""
-	// means DefaultState. It holds sockets, so its path must be short (60 bytes
+	// means live.DefaultState. It holds sockets, so its path must be short (60 bytes
 	// are always fine), and every directory above it must let QEMU's user pass.
 	State string
 	// Scratch is a directory for what guests overwrite while their snapshots are
 	// read; "" means the session's own.
 	Scratch string
 	// Reserve is how many bytes of its file system are left alone: with less, a
-	// snapshot ends. 0 means DefaultReserve.
+	// snapshot ends. 0 means live.DefaultReserve.
 	Reserve int64
 	// FreezeLimit is the longest that a guest may be frozen; 0 means
 	// guest.DefaultFreezeLimit.
@@ -110,7 +106,7 @@ func New(o Options) (*Source, error) {
 
 func newSource(o Options, dial func(context.Context) (daemon, error)) (*Source, error) {
 	if o.State == "" {
-		o.State = DefaultState
+		o.State = live.DefaultState
 	}
 	state, err := filepath.Abs(o.State)
 	if err != nil {
@@ -122,7 +118,7 @@ func newSource(o Options, dial func(context.Context) (daemon, error)) (*Source, 
 		}
 	}
 	if o.Reserve <= 0 {
-		o.Reserve = DefaultReserve
+		o.Reserve = live.DefaultReserve
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

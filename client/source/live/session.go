@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -165,11 +166,13 @@ func (s *Session) Dir() string { return s.dir }
 // Path returns the path of a file in it.
 func (s *Session) Path(name string) string { return filepath.Join(s.dir, name) }
 
-// Record returns what was recorded last.
+// Record returns what was recorded last. Its Extra is the caller's to change.
 func (s *Session) Record() Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.record
+	r := s.record
+	r.Extra = maps.Clone(r.Extra)
+	return r
 }
 
 // Update replaces the record and returns when it is on disk.

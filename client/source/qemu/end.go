@@ -34,12 +34,7 @@ func (snap *snapshot) Keep(ctx context.Context) error {
 
 func decideKeep(s *live.Session, keep string) error {
 	r := s.Record()
-	extra := map[string]string{}
-	for k, v := range r.Extra {
-		extra[k] = v
-	}
-	extra[extraKeep] = keep
-	r.Extra = extra
+	r.Extra[extraKeep] = keep
 	return s.Update(r)
 }
 

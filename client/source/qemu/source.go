@@ -13,12 +13,7 @@ import (
 
 	"cairn/client/source"
 	"cairn/client/source/guest"
-)
-
-// Defaults of Options.
-const (
-	DefaultState   = "/var/lib/cairn-agent"
-	DefaultReserve = 512 << 20
+	"cairn/client/source/live"
 )
 
 // Options says where machines are and how to treat them.
@@ -26,14 +21,14 @@ type Options struct {
 	// Dir is the directory of descriptors.
 	Dir string
 	// State is where sessions are kept, in a sub-directory "qemu" of it;
-	// "" means DefaultState. Its file system holds sockets, so the path must be
+	// "" means live.DefaultState. Its file system holds sockets, so the path must be
 	// short (60 bytes are always fine).
 	State string
 	// Scratch is a directory for what guests overwrite while their snapshots
 	// are read; "" means the session's own.
 	Scratch string
 	// Reserve is how many bytes of its file system are left alone: with less a
-	// snapshot ends. 0 means DefaultReserve.
+	// snapshot ends. 0 means live.DefaultReserve.
 	Reserve int64
 	// FreezeLimit is the longest that a guest may be frozen; 0 means
 	// guest.DefaultFreezeLimit.
@@ -98,7 +93,7 @@ func New(o Options) (*Source, error) {
 	}
 	o.Dir = dir
 	if o.State == "" {
-		o.State = DefaultState
+		o.State = live.DefaultState
 	}
 	if o.State, err = filepath.Abs(o.State); err != nil {
 		return nil, fmt.Errorf("qemu: %w", err)
@@ -109,7 +104,7 @@ func New(o Options) (*Source, error) {
 		}
 	}
 	if o.Reserve <= 0 {
-		o.Reserve = DefaultReserve
+		o.Reserve = live.DefaultReserve
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

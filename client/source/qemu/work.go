@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 
-	"cairn/client/source"
 	"cairn/client/source/live"
 )
 
@@ -62,8 +60,8 @@ func (w work) make(c *shared) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("directory for QEMU: %w", err)
 		}
-		if err := give(dir, uid, gid); err != nil {
-			return err
+		if err := live.GiveTo(dir, uid, gid); err != nil {
+			return fmt.Errorf("directory for QEMU: %w", err)
 		}
 	}
 	return nil
@@ -71,38 +69,17 @@ func (w work) make(c *shared) error {
 
 // create makes the scratch file of a disk.
 func (w work) create(ctx context.Context, n int, size int64, c *shared) error {
-	cmd := exec.CommandContext(ctx, "qemu-img", "create", "-q", "-f", "qcow2", w.file(n), strconv.FormatInt(size, 10))
-	out, err := cmd.CombinedOutput()
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return fmt.Errorf("%w: qemu-img: install the package qemu-utils", source.ErrToolMissing)
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case err != nil:
-		return fmt.Errorf("scratch file: %w: %s", err, strings.TrimSpace(string(out)))
-	}
 	uid, gid, err := owner(c)
 	if err != nil {
 		return err
 	}
-	return give(w.file(n), uid, gid)
+	return live.CreateScratch(ctx, w.file(n), size, uid, gid)
 }
 
 // remove removes all of it.
 func (w work) remove() error {
 	if err := errors.Join(os.RemoveAll(w.dir), os.RemoveAll(w.scratch)); err != nil {
 		return fmt.Errorf("remove scratch files: %w", err)
-	}
-	return nil
-}
-
-// give gives a file to a user, if we are the one who can and have to.
-func give(path string, uid, gid int) error {
-	if me := os.Geteuid(); me != 0 || uid == me {
-		return nil
-	}
-	if err := os.Chown(path, uid, gid); err != nil {
-		return fmt.Errorf("give it to QEMU: %w", err)
 	}
 	return nil
 }
@@ -125,8 +102,12 @@ func processOf(c *shared) (string, error) {
 	return fmt.Sprintf("%d@%s", pid, f[19]), nil
 }
 
-// owner returns the user and group that QEMU accesses files as.
+// owner returns the user and group that QEMU accesses files as, or -1 for both
+// when we are nobody who could give it files.
 func owner(c *shared) (uid, gid int, err error) {
+	if os.Geteuid() != 0 {
+		return -1, -1, nil
+	}
 	pid, err := c.PeerPID()
 	if err != nil {
 		return 0, 0, err
