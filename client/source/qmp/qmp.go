@@ -249,11 +249,11 @@ func (c *Client) write(ctx context.Context, id uint64, command string, arguments
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		c.fail(lost(err))
+		reason := c.fail(lost(err))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return lost(err)
+		return reason // the receiver may have closed the connection under the write, and knows why
 	}
 	return nil
 }
@@ -310,14 +310,16 @@ func (c *Client) dispatch(m *message) error {
 	return nil
 }
 
-// fail closes the connection; the first reason given is the one told.
-func (c *Client) fail(err error) {
+// fail closes the connection and returns the first reason given: the one told.
+func (c *Client) fail(err error) error {
 	c.mu.Lock()
 	if c.err == nil {
 		c.err = err
 	}
+	reason := c.err
 	c.mu.Unlock()
 	c.nc.Close()
+	return reason
 }
 
 // Done is closed when the connection has ended.
