@@ -262,7 +262,16 @@ type Job struct {
 	// The revision of the last change to this job; see WatchJobs.
 	Revision int64 `protobuf:"varint,19,opt,name=revision,proto3" json:"revision,omitempty"`
 	// What came of it, for a person: "machine web1-copy is defined".
-	Outcome       string `protobuf:"bytes,20,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Outcome string `protobuf:"bytes,20,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// The run of the schedule that the job was made for. Not set for others.
+	ScheduleTime *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=schedule_time,json=scheduleTime,proto3" json:"schedule_time,omitempty"`
+	// 1 for the first try of a scheduled backup, 2 for the first that the server
+	// made again by itself, …; 0 for what was not scheduled.
+	Attempt int32 `protobuf:"varint,22,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Of a failed job: when the server tries again by itself. Not set if it does not.
+	NextAttemptTime *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
+	// True for a RECLAIM that only counts.
+	DryRun        bool `protobuf:"varint,24,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -437,6 +446,34 @@ func (x *Job) GetOutcome() string {
 	return ""
 }
 
+func (x *Job) GetScheduleTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ScheduleTime
+	}
+	return nil
+}
+
+func (x *Job) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Job) GetNextAttemptTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextAttemptTime
+	}
+	return nil
+}
+
+func (x *Job) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 // JobTask is a step of a job.
 type JobTask struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -559,9 +596,14 @@ type JobStats struct {
 	TrackedBytes int64 `protobuf:"varint,10,opt,name=tracked_bytes,json=trackedBytes,proto3" json:"tracked_bytes,omitempty"`
 	// Bytes of allegedly unchanged blocks that were read again, to prove the
 	// tracking; part of read_bytes.
-	SampledBytes  int64 `protobuf:"varint,11,opt,name=sampled_bytes,json=sampledBytes,proto3" json:"sampled_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SampledBytes int64 `protobuf:"varint,11,opt,name=sampled_bytes,json=sampledBytes,proto3" json:"sampled_bytes,omitempty"`
+	// Of a reclaim: blocks that nothing needs, and their stored bytes.
+	GarbageBlocks int64 `protobuf:"varint,12,opt,name=garbage_blocks,json=garbageBlocks,proto3" json:"garbage_blocks,omitempty"`
+	GarbageBytes  int64 `protobuf:"varint,13,opt,name=garbage_bytes,json=garbageBytes,proto3" json:"garbage_bytes,omitempty"`
+	// Of a reclaim: bytes by which the vault has become smaller on disk.
+	ReclaimedBytes int64 `protobuf:"varint,14,opt,name=reclaimed_bytes,json=reclaimedBytes,proto3" json:"reclaimed_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *JobStats) Reset() {
@@ -667,6 +709,27 @@ func (x *JobStats) GetTrackedBytes() int64 {
 func (x *JobStats) GetSampledBytes() int64 {
 	if x != nil {
 		return x.SampledBytes
+	}
+	return 0
+}
+
+func (x *JobStats) GetGarbageBlocks() int64 {
+	if x != nil {
+		return x.GarbageBlocks
+	}
+	return 0
+}
+
+func (x *JobStats) GetGarbageBytes() int64 {
+	if x != nil {
+		return x.GarbageBytes
+	}
+	return 0
+}
+
+func (x *JobStats) GetReclaimedBytes() int64 {
+	if x != nil {
+		return x.ReclaimedBytes
 	}
 	return 0
 }
@@ -1269,7 +1332,7 @@ var File_cairn_v1_job_service_proto protoreflect.FileDescriptor
 
 const file_cairn_v1_job_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1acairn/v1/job_service.proto\x12\bcairn.v1\x1a\x14cairn/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x06\n" +
+	"\x1acairn/v1/job_service.proto\x12\bcairn.v1\x1a\x14cairn/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\a\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x124\n" +
@@ -1293,7 +1356,11 @@ const file_cairn_v1_job_service_proto_rawDesc = "" +
 	"\bretry_of\x18\x11 \x01(\tR\aretryOf\x12\x1c\n" +
 	"\tscheduled\x18\x12 \x01(\bR\tscheduled\x12\x1a\n" +
 	"\brevision\x18\x13 \x01(\x03R\brevision\x12\x18\n" +
-	"\aoutcome\x18\x14 \x01(\tR\aoutcome\"\x93\x02\n" +
+	"\aoutcome\x18\x14 \x01(\tR\aoutcome\x12?\n" +
+	"\rschedule_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\fscheduleTime\x12\x18\n" +
+	"\aattempt\x18\x16 \x01(\x05R\aattempt\x12F\n" +
+	"\x11next_attempt_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12\x17\n" +
+	"\adry_run\x18\x18 \x01(\bR\x06dryRun\"\x93\x02\n" +
 	"\aJobTask\x12\x14\n" +
 	"\x05title\x18\x01 \x01(\tR\x05title\x12(\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x12.cairn.v1.JobStateR\x05state\x129\n" +
@@ -1304,7 +1371,7 @@ const file_cairn_v1_job_service_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"done_bytes\x18\x06 \x01(\x03R\tdoneBytes\x12\x16\n" +
-	"\x06detail\x18\a \x01(\tR\x06detail\"\x8f\x03\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\"\x84\x04\n" +
 	"\bJobStats\x12\x1d\n" +
 	"\n" +
 	"disk_bytes\x18\x01 \x01(\x03R\tdiskBytes\x12'\n" +
@@ -1322,7 +1389,10 @@ const file_cairn_v1_job_service_proto_rawDesc = "" +
 	"bad_blocks\x18\t \x01(\x03R\tbadBlocks\x12#\n" +
 	"\rtracked_bytes\x18\n" +
 	" \x01(\x03R\ftrackedBytes\x12#\n" +
-	"\rsampled_bytes\x18\v \x01(\x03R\fsampledBytes\"#\n" +
+	"\rsampled_bytes\x18\v \x01(\x03R\fsampledBytes\x12%\n" +
+	"\x0egarbage_blocks\x18\f \x01(\x03R\rgarbageBlocks\x12#\n" +
+	"\rgarbage_bytes\x18\r \x01(\x03R\fgarbageBytes\x12'\n" +
+	"\x0freclaimed_bytes\x18\x0e \x01(\x03R\x0ereclaimedBytes\"#\n" +
 	"\rGetJobRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"1\n" +
 	"\x0eGetJobResponse\x12\x1f\n" +
@@ -1447,34 +1517,36 @@ var file_cairn_v1_job_service_proto_depIdxs = []int32{
 	19, // 8: cairn.v1.Job.start_time:type_name -> google.protobuf.Timestamp
 	19, // 9: cairn.v1.Job.end_time:type_name -> google.protobuf.Timestamp
 	19, // 10: cairn.v1.Job.retain_until:type_name -> google.protobuf.Timestamp
-	1,  // 11: cairn.v1.JobTask.state:type_name -> cairn.v1.JobState
-	19, // 12: cairn.v1.JobTask.start_time:type_name -> google.protobuf.Timestamp
-	19, // 13: cairn.v1.JobTask.end_time:type_name -> google.protobuf.Timestamp
-	20, // 14: cairn.v1.JobStats.frozen:type_name -> google.protobuf.Duration
-	3,  // 15: cairn.v1.GetJobResponse.job:type_name -> cairn.v1.Job
-	9,  // 16: cairn.v1.ListJobsRequest.filter:type_name -> cairn.v1.JobFilter
-	1,  // 17: cairn.v1.JobFilter.states:type_name -> cairn.v1.JobState
-	0,  // 18: cairn.v1.JobFilter.operations:type_name -> cairn.v1.JobOperation
-	3,  // 19: cairn.v1.ListJobsResponse.jobs:type_name -> cairn.v1.Job
-	3,  // 20: cairn.v1.CancelJobResponse.job:type_name -> cairn.v1.Job
-	3,  // 21: cairn.v1.RetryJobResponse.job:type_name -> cairn.v1.Job
-	9,  // 22: cairn.v1.WatchJobsRequest.filter:type_name -> cairn.v1.JobFilter
-	3,  // 23: cairn.v1.WatchJobsResponse.job:type_name -> cairn.v1.Job
-	6,  // 24: cairn.v1.JobService.GetJob:input_type -> cairn.v1.GetJobRequest
-	8,  // 25: cairn.v1.JobService.ListJobs:input_type -> cairn.v1.ListJobsRequest
-	11, // 26: cairn.v1.JobService.CancelJob:input_type -> cairn.v1.CancelJobRequest
-	13, // 27: cairn.v1.JobService.RetryJob:input_type -> cairn.v1.RetryJobRequest
-	15, // 28: cairn.v1.JobService.WatchJobs:input_type -> cairn.v1.WatchJobsRequest
-	7,  // 29: cairn.v1.JobService.GetJob:output_type -> cairn.v1.GetJobResponse
-	10, // 30: cairn.v1.JobService.ListJobs:output_type -> cairn.v1.ListJobsResponse
-	12, // 31: cairn.v1.JobService.CancelJob:output_type -> cairn.v1.CancelJobResponse
-	14, // 32: cairn.v1.JobService.RetryJob:output_type -> cairn.v1.RetryJobResponse
-	16, // 33: cairn.v1.JobService.WatchJobs:output_type -> cairn.v1.WatchJobsResponse
-	29, // [29:34] is the sub-list for method output_type
-	24, // [24:29] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	19, // 11: cairn.v1.Job.schedule_time:type_name -> google.protobuf.Timestamp
+	19, // 12: cairn.v1.Job.next_attempt_time:type_name -> google.protobuf.Timestamp
+	1,  // 13: cairn.v1.JobTask.state:type_name -> cairn.v1.JobState
+	19, // 14: cairn.v1.JobTask.start_time:type_name -> google.protobuf.Timestamp
+	19, // 15: cairn.v1.JobTask.end_time:type_name -> google.protobuf.Timestamp
+	20, // 16: cairn.v1.JobStats.frozen:type_name -> google.protobuf.Duration
+	3,  // 17: cairn.v1.GetJobResponse.job:type_name -> cairn.v1.Job
+	9,  // 18: cairn.v1.ListJobsRequest.filter:type_name -> cairn.v1.JobFilter
+	1,  // 19: cairn.v1.JobFilter.states:type_name -> cairn.v1.JobState
+	0,  // 20: cairn.v1.JobFilter.operations:type_name -> cairn.v1.JobOperation
+	3,  // 21: cairn.v1.ListJobsResponse.jobs:type_name -> cairn.v1.Job
+	3,  // 22: cairn.v1.CancelJobResponse.job:type_name -> cairn.v1.Job
+	3,  // 23: cairn.v1.RetryJobResponse.job:type_name -> cairn.v1.Job
+	9,  // 24: cairn.v1.WatchJobsRequest.filter:type_name -> cairn.v1.JobFilter
+	3,  // 25: cairn.v1.WatchJobsResponse.job:type_name -> cairn.v1.Job
+	6,  // 26: cairn.v1.JobService.GetJob:input_type -> cairn.v1.GetJobRequest
+	8,  // 27: cairn.v1.JobService.ListJobs:input_type -> cairn.v1.ListJobsRequest
+	11, // 28: cairn.v1.JobService.CancelJob:input_type -> cairn.v1.CancelJobRequest
+	13, // 29: cairn.v1.JobService.RetryJob:input_type -> cairn.v1.RetryJobRequest
+	15, // 30: cairn.v1.JobService.WatchJobs:input_type -> cairn.v1.WatchJobsRequest
+	7,  // 31: cairn.v1.JobService.GetJob:output_type -> cairn.v1.GetJobResponse
+	10, // 32: cairn.v1.JobService.ListJobs:output_type -> cairn.v1.ListJobsResponse
+	12, // 33: cairn.v1.JobService.CancelJob:output_type -> cairn.v1.CancelJobResponse
+	14, // 34: cairn.v1.JobService.RetryJob:output_type -> cairn.v1.RetryJobResponse
+	16, // 35: cairn.v1.JobService.WatchJobs:output_type -> cairn.v1.WatchJobsResponse
+	31, // [31:36] is the sub-list for method output_type
+	26, // [26:31] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_cairn_v1_job_service_proto_init() }

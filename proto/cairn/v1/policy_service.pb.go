@@ -170,10 +170,13 @@ type Policy struct {
 	// Output only.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	Etag          string                 `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	Etag       string                 `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Output only. When the schedule was last changed: its runs before are not made
+	// up for.
+	ScheduleUpdateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=schedule_update_time,json=scheduleUpdateTime,proto3" json:"schedule_update_time,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Policy) Reset() {
@@ -274,6 +277,13 @@ func (x *Policy) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *Policy) GetScheduleUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ScheduleUpdateTime
+	}
+	return nil
 }
 
 // Schedule says when backups run, in a time zone.
@@ -1526,9 +1536,9 @@ type PreviewPolicyRequest struct {
 	//	*PreviewPolicyRequest_Name
 	//	*PreviewPolicyRequest_Policy
 	PolicyOrName isPreviewPolicyRequest_PolicyOrName `protobuf_oneof:"policy_or_name"`
-	// The range; not set means from now.
+	// The range; not set means from now. Both ends belong to it.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// Not set means 30 days after the start.
+	// Not set means 30 days after the start; at most 100 years after it.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Points to include beside those that the planned runs would make: the
 	// points of this item.
@@ -1632,9 +1642,14 @@ func (*PreviewPolicyRequest_Name) isPreviewPolicyRequest_PolicyOrName() {}
 func (*PreviewPolicyRequest_Policy) isPreviewPolicyRequest_PolicyOrName() {}
 
 type PreviewPolicyResponse struct {
-	state         protoimpl.MessageState   `protogen:"open.v1"`
-	Runs          []*timestamppb.Timestamp `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`
-	Points        []*PointPreview          `protobuf:"bytes,2,rep,name=points,proto3" json:"points,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The planned runs of the range, in order.
+	Runs []*timestamppb.Timestamp `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`
+	// The item's points and those that the runs would make, in order.
+	Points []*PointPreview `protobuf:"bytes,2,rep,name=points,proto3" json:"points,omitempty"`
+	// True when the range has more runs than an answer takes (20000): what is there
+	// is the beginning.
+	Truncated     bool `protobuf:"varint,3,opt,name=truncated,proto3" json:"truncated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1683,16 +1698,27 @@ func (x *PreviewPolicyResponse) GetPoints() []*PointPreview {
 	return nil
 }
 
+func (x *PreviewPolicyResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
 // PointPreview is the fate of one point under a policy.
 type PointPreview struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When the point is or would be made.
 	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
 	// The point, if it exists already.
-	RecoveryPoint string                 `protobuf:"bytes,2,opt,name=recovery_point,json=recoveryPoint,proto3" json:"recovery_point,omitempty"`
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	RecoveryPoint string `protobuf:"bytes,2,opt,name=recovery_point,json=recoveryPoint,proto3" json:"recovery_point,omitempty"`
+	// When it may be pruned; not set while it is kept without an end.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// The rule that keeps it that long.
-	Rule          RetentionRule `protobuf:"varint,4,opt,name=rule,proto3,enum=cairn.v1.RetentionRule" json:"rule,omitempty"`
+	Rule RetentionRule `protobuf:"varint,4,opt,name=rule,proto3,enum=cairn.v1.RetentionRule" json:"rule,omitempty"`
+	// True if it would still be there at the end of the range, given that all runs
+	// succeed.
+	KeptAtEnd     bool `protobuf:"varint,5,opt,name=kept_at_end,json=keptAtEnd,proto3" json:"kept_at_end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1755,11 +1781,18 @@ func (x *PointPreview) GetRule() RetentionRule {
 	return RetentionRule_RETENTION_RULE_UNSPECIFIED
 }
 
+func (x *PointPreview) GetKeptAtEnd() bool {
+	if x != nil {
+		return x.KeptAtEnd
+	}
+	return false
+}
+
 var File_cairn_v1_policy_service_proto protoreflect.FileDescriptor
 
 const file_cairn_v1_policy_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dcairn/v1/policy_service.proto\x12\bcairn.v1\x1a\x14cairn/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x03\n" +
+	"\x1dcairn/v1/policy_service.proto\x12\bcairn.v1\x1a\x14cairn/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\x04\n" +
 	"\x06Policy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12!\n" +
@@ -1773,7 +1806,8 @@ const file_cairn_v1_policy_service_proto_rawDesc = "" +
 	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12\x12\n" +
 	"\x04etag\x18\n" +
-	" \x01(\tR\x04etag\"\xc8\x01\n" +
+	" \x01(\tR\x04etag\x12L\n" +
+	"\x14schedule_update_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x12scheduleUpdateTime\"\xc8\x01\n" +
 	"\bSchedule\x12\x1b\n" +
 	"\ttime_zone\x18\x01 \x01(\tR\btimeZone\x122\n" +
 	"\x06hourly\x18\x02 \x01(\v2\x18.cairn.v1.HourlyScheduleH\x00R\x06hourly\x12/\n" +
@@ -1853,16 +1887,18 @@ const file_cairn_v1_policy_service_proto_rawDesc = "" +
 	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12%\n" +
 	"\x0eprotected_item\x18\x05 \x01(\tR\rprotectedItemB\x10\n" +
-	"\x0epolicy_or_name\"w\n" +
+	"\x0epolicy_or_name\"\x95\x01\n" +
 	"\x15PreviewPolicyResponse\x12.\n" +
 	"\x04runs\x18\x01 \x03(\v2\x1a.google.protobuf.TimestampR\x04runs\x12.\n" +
-	"\x06points\x18\x02 \x03(\v2\x16.cairn.v1.PointPreviewR\x06points\"\xcf\x01\n" +
+	"\x06points\x18\x02 \x03(\v2\x16.cairn.v1.PointPreviewR\x06points\x12\x1c\n" +
+	"\ttruncated\x18\x03 \x01(\bR\ttruncated\"\xef\x01\n" +
 	"\fPointPreview\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12%\n" +
 	"\x0erecovery_point\x18\x02 \x01(\tR\rrecoveryPoint\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12+\n" +
-	"\x04rule\x18\x04 \x01(\x0e2\x17.cairn.v1.RetentionRuleR\x04rule*\x82\x01\n" +
+	"\x04rule\x18\x04 \x01(\x0e2\x17.cairn.v1.RetentionRuleR\x04rule\x12\x1e\n" +
+	"\vkept_at_end\x18\x05 \x01(\bR\tkeptAtEnd*\x82\x01\n" +
 	"\aOrdinal\x12\x17\n" +
 	"\x13ORDINAL_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rORDINAL_FIRST\x10\x01\x12\x12\n" +
@@ -1941,56 +1977,57 @@ var file_cairn_v1_policy_service_proto_depIdxs = []int32{
 	27, // 2: cairn.v1.Policy.minimum_consistency:type_name -> cairn.v1.ConsistencyClass
 	28, // 3: cairn.v1.Policy.create_time:type_name -> google.protobuf.Timestamp
 	28, // 4: cairn.v1.Policy.update_time:type_name -> google.protobuf.Timestamp
-	4,  // 5: cairn.v1.Schedule.hourly:type_name -> cairn.v1.HourlySchedule
-	5,  // 6: cairn.v1.Schedule.daily:type_name -> cairn.v1.DailySchedule
-	6,  // 7: cairn.v1.Schedule.weekly:type_name -> cairn.v1.WeeklySchedule
-	29, // 8: cairn.v1.HourlySchedule.window_start:type_name -> cairn.v1.TimeOfDay
-	29, // 9: cairn.v1.DailySchedule.time:type_name -> cairn.v1.TimeOfDay
-	30, // 10: cairn.v1.WeeklySchedule.days:type_name -> cairn.v1.DayOfWeek
-	29, // 11: cairn.v1.WeeklySchedule.time:type_name -> cairn.v1.TimeOfDay
-	8,  // 12: cairn.v1.Retention.daily:type_name -> cairn.v1.DailyRetention
-	9,  // 13: cairn.v1.Retention.weekly:type_name -> cairn.v1.WeeklyRetention
-	12, // 14: cairn.v1.Retention.monthly:type_name -> cairn.v1.MonthlyRetention
-	13, // 15: cairn.v1.Retention.yearly:type_name -> cairn.v1.YearlyRetention
-	30, // 16: cairn.v1.WeeklyRetention.days:type_name -> cairn.v1.DayOfWeek
-	0,  // 17: cairn.v1.WeekdaysOfMonth.ordinals:type_name -> cairn.v1.Ordinal
-	30, // 18: cairn.v1.WeekdaysOfMonth.days:type_name -> cairn.v1.DayOfWeek
-	10, // 19: cairn.v1.MonthlyRetention.weekdays:type_name -> cairn.v1.WeekdaysOfMonth
-	11, // 20: cairn.v1.MonthlyRetention.days:type_name -> cairn.v1.DaysOfMonth
-	10, // 21: cairn.v1.YearlyRetention.weekdays:type_name -> cairn.v1.WeekdaysOfMonth
-	11, // 22: cairn.v1.YearlyRetention.days:type_name -> cairn.v1.DaysOfMonth
-	2,  // 23: cairn.v1.CreatePolicyRequest.policy:type_name -> cairn.v1.Policy
-	2,  // 24: cairn.v1.CreatePolicyResponse.policy:type_name -> cairn.v1.Policy
-	2,  // 25: cairn.v1.GetPolicyResponse.policy:type_name -> cairn.v1.Policy
-	2,  // 26: cairn.v1.ListPoliciesResponse.policies:type_name -> cairn.v1.Policy
-	2,  // 27: cairn.v1.UpdatePolicyRequest.policy:type_name -> cairn.v1.Policy
-	31, // 28: cairn.v1.UpdatePolicyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 29: cairn.v1.UpdatePolicyResponse.policy:type_name -> cairn.v1.Policy
-	2,  // 30: cairn.v1.PreviewPolicyRequest.policy:type_name -> cairn.v1.Policy
-	28, // 31: cairn.v1.PreviewPolicyRequest.start_time:type_name -> google.protobuf.Timestamp
-	28, // 32: cairn.v1.PreviewPolicyRequest.end_time:type_name -> google.protobuf.Timestamp
-	28, // 33: cairn.v1.PreviewPolicyResponse.runs:type_name -> google.protobuf.Timestamp
-	26, // 34: cairn.v1.PreviewPolicyResponse.points:type_name -> cairn.v1.PointPreview
-	28, // 35: cairn.v1.PointPreview.time:type_name -> google.protobuf.Timestamp
-	28, // 36: cairn.v1.PointPreview.expire_time:type_name -> google.protobuf.Timestamp
-	1,  // 37: cairn.v1.PointPreview.rule:type_name -> cairn.v1.RetentionRule
-	14, // 38: cairn.v1.PolicyService.CreatePolicy:input_type -> cairn.v1.CreatePolicyRequest
-	16, // 39: cairn.v1.PolicyService.GetPolicy:input_type -> cairn.v1.GetPolicyRequest
-	18, // 40: cairn.v1.PolicyService.ListPolicies:input_type -> cairn.v1.ListPoliciesRequest
-	20, // 41: cairn.v1.PolicyService.UpdatePolicy:input_type -> cairn.v1.UpdatePolicyRequest
-	22, // 42: cairn.v1.PolicyService.DeletePolicy:input_type -> cairn.v1.DeletePolicyRequest
-	24, // 43: cairn.v1.PolicyService.PreviewPolicy:input_type -> cairn.v1.PreviewPolicyRequest
-	15, // 44: cairn.v1.PolicyService.CreatePolicy:output_type -> cairn.v1.CreatePolicyResponse
-	17, // 45: cairn.v1.PolicyService.GetPolicy:output_type -> cairn.v1.GetPolicyResponse
-	19, // 46: cairn.v1.PolicyService.ListPolicies:output_type -> cairn.v1.ListPoliciesResponse
-	21, // 47: cairn.v1.PolicyService.UpdatePolicy:output_type -> cairn.v1.UpdatePolicyResponse
-	23, // 48: cairn.v1.PolicyService.DeletePolicy:output_type -> cairn.v1.DeletePolicyResponse
-	25, // 49: cairn.v1.PolicyService.PreviewPolicy:output_type -> cairn.v1.PreviewPolicyResponse
-	44, // [44:50] is the sub-list for method output_type
-	38, // [38:44] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	28, // 5: cairn.v1.Policy.schedule_update_time:type_name -> google.protobuf.Timestamp
+	4,  // 6: cairn.v1.Schedule.hourly:type_name -> cairn.v1.HourlySchedule
+	5,  // 7: cairn.v1.Schedule.daily:type_name -> cairn.v1.DailySchedule
+	6,  // 8: cairn.v1.Schedule.weekly:type_name -> cairn.v1.WeeklySchedule
+	29, // 9: cairn.v1.HourlySchedule.window_start:type_name -> cairn.v1.TimeOfDay
+	29, // 10: cairn.v1.DailySchedule.time:type_name -> cairn.v1.TimeOfDay
+	30, // 11: cairn.v1.WeeklySchedule.days:type_name -> cairn.v1.DayOfWeek
+	29, // 12: cairn.v1.WeeklySchedule.time:type_name -> cairn.v1.TimeOfDay
+	8,  // 13: cairn.v1.Retention.daily:type_name -> cairn.v1.DailyRetention
+	9,  // 14: cairn.v1.Retention.weekly:type_name -> cairn.v1.WeeklyRetention
+	12, // 15: cairn.v1.Retention.monthly:type_name -> cairn.v1.MonthlyRetention
+	13, // 16: cairn.v1.Retention.yearly:type_name -> cairn.v1.YearlyRetention
+	30, // 17: cairn.v1.WeeklyRetention.days:type_name -> cairn.v1.DayOfWeek
+	0,  // 18: cairn.v1.WeekdaysOfMonth.ordinals:type_name -> cairn.v1.Ordinal
+	30, // 19: cairn.v1.WeekdaysOfMonth.days:type_name -> cairn.v1.DayOfWeek
+	10, // 20: cairn.v1.MonthlyRetention.weekdays:type_name -> cairn.v1.WeekdaysOfMonth
+	11, // 21: cairn.v1.MonthlyRetention.days:type_name -> cairn.v1.DaysOfMonth
+	10, // 22: cairn.v1.YearlyRetention.weekdays:type_name -> cairn.v1.WeekdaysOfMonth
+	11, // 23: cairn.v1.YearlyRetention.days:type_name -> cairn.v1.DaysOfMonth
+	2,  // 24: cairn.v1.CreatePolicyRequest.policy:type_name -> cairn.v1.Policy
+	2,  // 25: cairn.v1.CreatePolicyResponse.policy:type_name -> cairn.v1.Policy
+	2,  // 26: cairn.v1.GetPolicyResponse.policy:type_name -> cairn.v1.Policy
+	2,  // 27: cairn.v1.ListPoliciesResponse.policies:type_name -> cairn.v1.Policy
+	2,  // 28: cairn.v1.UpdatePolicyRequest.policy:type_name -> cairn.v1.Policy
+	31, // 29: cairn.v1.UpdatePolicyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	2,  // 30: cairn.v1.UpdatePolicyResponse.policy:type_name -> cairn.v1.Policy
+	2,  // 31: cairn.v1.PreviewPolicyRequest.policy:type_name -> cairn.v1.Policy
+	28, // 32: cairn.v1.PreviewPolicyRequest.start_time:type_name -> google.protobuf.Timestamp
+	28, // 33: cairn.v1.PreviewPolicyRequest.end_time:type_name -> google.protobuf.Timestamp
+	28, // 34: cairn.v1.PreviewPolicyResponse.runs:type_name -> google.protobuf.Timestamp
+	26, // 35: cairn.v1.PreviewPolicyResponse.points:type_name -> cairn.v1.PointPreview
+	28, // 36: cairn.v1.PointPreview.time:type_name -> google.protobuf.Timestamp
+	28, // 37: cairn.v1.PointPreview.expire_time:type_name -> google.protobuf.Timestamp
+	1,  // 38: cairn.v1.PointPreview.rule:type_name -> cairn.v1.RetentionRule
+	14, // 39: cairn.v1.PolicyService.CreatePolicy:input_type -> cairn.v1.CreatePolicyRequest
+	16, // 40: cairn.v1.PolicyService.GetPolicy:input_type -> cairn.v1.GetPolicyRequest
+	18, // 41: cairn.v1.PolicyService.ListPolicies:input_type -> cairn.v1.ListPoliciesRequest
+	20, // 42: cairn.v1.PolicyService.UpdatePolicy:input_type -> cairn.v1.UpdatePolicyRequest
+	22, // 43: cairn.v1.PolicyService.DeletePolicy:input_type -> cairn.v1.DeletePolicyRequest
+	24, // 44: cairn.v1.PolicyService.PreviewPolicy:input_type -> cairn.v1.PreviewPolicyRequest
+	15, // 45: cairn.v1.PolicyService.CreatePolicy:output_type -> cairn.v1.CreatePolicyResponse
+	17, // 46: cairn.v1.PolicyService.GetPolicy:output_type -> cairn.v1.GetPolicyResponse
+	19, // 47: cairn.v1.PolicyService.ListPolicies:output_type -> cairn.v1.ListPoliciesResponse
+	21, // 48: cairn.v1.PolicyService.UpdatePolicy:output_type -> cairn.v1.UpdatePolicyResponse
+	23, // 49: cairn.v1.PolicyService.DeletePolicy:output_type -> cairn.v1.DeletePolicyResponse
+	25, // 50: cairn.v1.PolicyService.PreviewPolicy:output_type -> cairn.v1.PreviewPolicyResponse
+	45, // [45:51] is the sub-list for method output_type
+	39, // [39:45] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_cairn_v1_policy_service_proto_init() }

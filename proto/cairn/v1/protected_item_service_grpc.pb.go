@@ -43,18 +43,22 @@ type ProtectedItemServiceClient interface {
 	GetProtectedItem(ctx context.Context, in *GetProtectedItemRequest, opts ...grpc.CallOption) (*GetProtectedItemResponse, error)
 	// ListProtectedItems lists the items of a vault by id.
 	ListProtectedItems(ctx context.Context, in *ListProtectedItemsRequest, opts ...grpc.CallOption) (*ListProtectedItemsResponse, error)
-	// UpdateProtectedItem changes the policy or the excluded disks.
+	// UpdateProtectedItem changes the policy or the excluded disks. Points that
+	// exist are kept by the new policy from then on.
 	UpdateProtectedItem(ctx context.Context, in *UpdateProtectedItemRequest, opts ...grpc.CallOption) (*UpdateProtectedItemResponse, error)
 	// BackUp starts a backup now and answers with its job, which is QUEUED until
 	// the agent of the machine's host takes it. Errors: MACHINE_GONE, the reason of
 	// the machine's problem, BACKUP_IN_PROGRESS with the job that is under way.
 	BackUp(ctx context.Context, in *BackUpRequest, opts ...grpc.CallOption) (*BackUpResponse, error)
-	// StopProtection ends backups and retains the data or deletes it.
+	// StopProtection ends backups and retains the data or deletes it. A backup that
+	// is under way is cancelled. May be repeated, to delete what was retained first.
+	// Errors: IMMUTABLE, PROTECTION_STOPPED, PROTECTED_ITEM_DELETED.
 	StopProtection(ctx context.Context, in *StopProtectionRequest, opts ...grpc.CallOption) (*StopProtectionResponse, error)
-	// ResumeProtection takes a stopped item up again.
+	// ResumeProtection takes a stopped item up again. Errors: PROTECTION_ACTIVE,
+	// PROTECTED_ITEM_DELETED, POLICY_NOT_FOUND.
 	ResumeProtection(ctx context.Context, in *ResumeProtectionRequest, opts ...grpc.CallOption) (*ResumeProtectionResponse, error)
 	// UndeleteProtectedItem brings soft-deleted data back, as protection stopped
-	// with data retained.
+	// with data retained. Error: PROTECTION_ACTIVE.
 	UndeleteProtectedItem(ctx context.Context, in *UndeleteProtectedItemRequest, opts ...grpc.CallOption) (*UndeleteProtectedItemResponse, error)
 }
 
@@ -160,18 +164,22 @@ type ProtectedItemServiceServer interface {
 	GetProtectedItem(context.Context, *GetProtectedItemRequest) (*GetProtectedItemResponse, error)
 	// ListProtectedItems lists the items of a vault by id.
 	ListProtectedItems(context.Context, *ListProtectedItemsRequest) (*ListProtectedItemsResponse, error)
-	// UpdateProtectedItem changes the policy or the excluded disks.
+	// UpdateProtectedItem changes the policy or the excluded disks. Points that
+	// exist are kept by the new policy from then on.
 	UpdateProtectedItem(context.Context, *UpdateProtectedItemRequest) (*UpdateProtectedItemResponse, error)
 	// BackUp starts a backup now and answers with its job, which is QUEUED until
 	// the agent of the machine's host takes it. Errors: MACHINE_GONE, the reason of
 	// the machine's problem, BACKUP_IN_PROGRESS with the job that is under way.
 	BackUp(context.Context, *BackUpRequest) (*BackUpResponse, error)
-	// StopProtection ends backups and retains the data or deletes it.
+	// StopProtection ends backups and retains the data or deletes it. A backup that
+	// is under way is cancelled. May be repeated, to delete what was retained first.
+	// Errors: IMMUTABLE, PROTECTION_STOPPED, PROTECTED_ITEM_DELETED.
 	StopProtection(context.Context, *StopProtectionRequest) (*StopProtectionResponse, error)
-	// ResumeProtection takes a stopped item up again.
+	// ResumeProtection takes a stopped item up again. Errors: PROTECTION_ACTIVE,
+	// PROTECTED_ITEM_DELETED, POLICY_NOT_FOUND.
 	ResumeProtection(context.Context, *ResumeProtectionRequest) (*ResumeProtectionResponse, error)
 	// UndeleteProtectedItem brings soft-deleted data back, as protection stopped
-	// with data retained.
+	// with data retained. Error: PROTECTION_ACTIVE.
 	UndeleteProtectedItem(context.Context, *UndeleteProtectedItemRequest) (*UndeleteProtectedItemResponse, error)
 	mustEmbedUnimplementedProtectedItemServiceServer()
 }

@@ -95,9 +95,10 @@ type RecoveryPoint struct {
 	Disks []*RecoveryPointDisk `protobuf:"bytes,6,rep,name=disks,proto3" json:"disks,omitempty"`
 	// Disks of the machine that were left out.
 	ExcludedDisks []string `protobuf:"bytes,7,rep,name=excluded_disks,json=excludedDisks,proto3" json:"excluded_disks,omitempty"`
-	// When the point may be pruned.
+	// When the point may be pruned, by the policy that its item has now. Not set
+	// while it is kept without an end: see retention_rule.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// The rule that gives expire_time.
+	// The rule that keeps the point, and gives expire_time.
 	RetentionRule RetentionRule `protobuf:"varint,9,opt,name=retention_rule,json=retentionRule,proto3,enum=cairn.v1.RetentionRule" json:"retention_rule,omitempty"`
 	// The job that made it.
 	Job string `protobuf:"bytes,10,opt,name=job,proto3" json:"job,omitempty"`
@@ -121,7 +122,14 @@ type RecoveryPoint struct {
 	Checkpoint string `protobuf:"bytes,20,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// Files beside the disks that the machine cannot do without: its firmware's
 	// variables, the state of its TPM. Read them like disks.
-	StateFiles    []*RecoveryPointDisk `protobuf:"bytes,21,rep,name=state_files,json=stateFiles,proto3" json:"state_files,omitempty"`
+	StateFiles []*RecoveryPointDisk `protobuf:"bytes,21,rep,name=state_files,json=stateFiles,proto3" json:"state_files,omitempty"`
+	// The run of the schedule that the point was made for: its day, in the policy's
+	// zone, is the one that the policy's rules look at. Not set for points that were
+	// asked for, to which these rules do not apply.
+	ScheduleTime *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=schedule_time,json=scheduleTime,proto3" json:"schedule_time,omitempty"`
+	// The date until which somebody asked for the point to be kept, with the backup
+	// or by extending it. The policy's rules may keep it longer.
+	RetainUntil   *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=retain_until,json=retainUntil,proto3" json:"retain_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -299,6 +307,20 @@ func (x *RecoveryPoint) GetCheckpoint() string {
 func (x *RecoveryPoint) GetStateFiles() []*RecoveryPointDisk {
 	if x != nil {
 		return x.StateFiles
+	}
+	return nil
+}
+
+func (x *RecoveryPoint) GetScheduleTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ScheduleTime
+	}
+	return nil
+}
+
+func (x *RecoveryPoint) GetRetainUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetainUntil
 	}
 	return nil
 }
@@ -1814,7 +1836,7 @@ var File_cairn_v1_recovery_point_service_proto protoreflect.FileDescriptor
 
 const file_cairn_v1_recovery_point_service_proto_rawDesc = "" +
 	"\n" +
-	"%cairn/v1/recovery_point_service.proto\x12\bcairn.v1\x1a\x1acairn/v1/job_service.proto\x1a\x1dcairn/v1/policy_service.proto\x1a\x14cairn/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfc\x06\n" +
+	"%cairn/v1/recovery_point_service.proto\x12\bcairn.v1\x1a\x1acairn/v1/job_service.proto\x1a\x1dcairn/v1/policy_service.proto\x1a\x14cairn/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfc\a\n" +
 	"\rRecoveryPoint\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12?\n" +
@@ -1842,7 +1864,9 @@ const file_cairn_v1_recovery_point_service_proto_rawDesc = "" +
 	"checkpoint\x18\x14 \x01(\tR\n" +
 	"checkpoint\x12<\n" +
 	"\vstate_files\x18\x15 \x03(\v2\x1b.cairn.v1.RecoveryPointDiskR\n" +
-	"stateFiles\"\xff\x01\n" +
+	"stateFiles\x12?\n" +
+	"\rschedule_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\fscheduleTime\x12=\n" +
+	"\fretain_until\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\vretainUntil\"\xff\x01\n" +
 	"\x11RecoveryPointDisk\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1d\n" +
@@ -2022,45 +2046,47 @@ var file_cairn_v1_recovery_point_service_proto_depIdxs = []int32{
 	30, // 5: cairn.v1.RecoveryPoint.retention_rule:type_name -> cairn.v1.RetentionRule
 	31, // 6: cairn.v1.RecoveryPoint.warnings:type_name -> cairn.v1.Warning
 	2,  // 7: cairn.v1.RecoveryPoint.state_files:type_name -> cairn.v1.RecoveryPointDisk
-	0,  // 8: cairn.v1.RecoveryPointDisk.kind:type_name -> cairn.v1.DiskKind
-	1,  // 9: cairn.v1.GetRecoveryPointResponse.recovery_point:type_name -> cairn.v1.RecoveryPoint
-	1,  // 10: cairn.v1.ListRecoveryPointsResponse.recovery_points:type_name -> cairn.v1.RecoveryPoint
-	28, // 11: cairn.v1.ExtendRecoveryPointRequest.retain_until:type_name -> google.protobuf.Timestamp
-	1,  // 12: cairn.v1.ExtendRecoveryPointResponse.recovery_point:type_name -> cairn.v1.RecoveryPoint
-	12, // 13: cairn.v1.RestoreRequest.new_machine:type_name -> cairn.v1.RestoreNewMachine
-	13, // 14: cairn.v1.RestoreRequest.disks:type_name -> cairn.v1.RestoreDisks
-	14, // 15: cairn.v1.RestoreRequest.in_place:type_name -> cairn.v1.RestoreInPlace
-	27, // 16: cairn.v1.RestoreDisks.volumes:type_name -> cairn.v1.RestoreDisks.VolumesEntry
-	32, // 17: cairn.v1.RestoreResponse.job:type_name -> cairn.v1.Job
-	32, // 18: cairn.v1.VerifyResponse.job:type_name -> cairn.v1.Job
-	20, // 19: cairn.v1.ReadExtentsResponse.extents:type_name -> cairn.v1.Extent
-	33, // 20: cairn.v1.LeaseRecoveryPointRequest.duration:type_name -> google.protobuf.Duration
-	28, // 21: cairn.v1.LeaseRecoveryPointResponse.expire_time:type_name -> google.protobuf.Timestamp
-	3,  // 22: cairn.v1.RecoveryPointService.GetRecoveryPoint:input_type -> cairn.v1.GetRecoveryPointRequest
-	5,  // 23: cairn.v1.RecoveryPointService.ListRecoveryPoints:input_type -> cairn.v1.ListRecoveryPointsRequest
-	7,  // 24: cairn.v1.RecoveryPointService.ExtendRecoveryPoint:input_type -> cairn.v1.ExtendRecoveryPointRequest
-	9,  // 25: cairn.v1.RecoveryPointService.DeleteRecoveryPoint:input_type -> cairn.v1.DeleteRecoveryPointRequest
-	11, // 26: cairn.v1.RecoveryPointService.Restore:input_type -> cairn.v1.RestoreRequest
-	16, // 27: cairn.v1.RecoveryPointService.Verify:input_type -> cairn.v1.VerifyRequest
-	18, // 28: cairn.v1.RecoveryPointService.ReadExtents:input_type -> cairn.v1.ReadExtentsRequest
-	21, // 29: cairn.v1.RecoveryPointService.ReadDisk:input_type -> cairn.v1.ReadDiskRequest
-	23, // 30: cairn.v1.RecoveryPointService.LeaseRecoveryPoint:input_type -> cairn.v1.LeaseRecoveryPointRequest
-	25, // 31: cairn.v1.RecoveryPointService.ReleaseRecoveryPoint:input_type -> cairn.v1.ReleaseRecoveryPointRequest
-	4,  // 32: cairn.v1.RecoveryPointService.GetRecoveryPoint:output_type -> cairn.v1.GetRecoveryPointResponse
-	6,  // 33: cairn.v1.RecoveryPointService.ListRecoveryPoints:output_type -> cairn.v1.ListRecoveryPointsResponse
-	8,  // 34: cairn.v1.RecoveryPointService.ExtendRecoveryPoint:output_type -> cairn.v1.ExtendRecoveryPointResponse
-	10, // 35: cairn.v1.RecoveryPointService.DeleteRecoveryPoint:output_type -> cairn.v1.DeleteRecoveryPointResponse
-	15, // 36: cairn.v1.RecoveryPointService.Restore:output_type -> cairn.v1.RestoreResponse
-	17, // 37: cairn.v1.RecoveryPointService.Verify:output_type -> cairn.v1.VerifyResponse
-	19, // 38: cairn.v1.RecoveryPointService.ReadExtents:output_type -> cairn.v1.ReadExtentsResponse
-	22, // 39: cairn.v1.RecoveryPointService.ReadDisk:output_type -> cairn.v1.ReadDiskResponse
-	24, // 40: cairn.v1.RecoveryPointService.LeaseRecoveryPoint:output_type -> cairn.v1.LeaseRecoveryPointResponse
-	26, // 41: cairn.v1.RecoveryPointService.ReleaseRecoveryPoint:output_type -> cairn.v1.ReleaseRecoveryPointResponse
-	32, // [32:42] is the sub-list for method output_type
-	22, // [22:32] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	28, // 8: cairn.v1.RecoveryPoint.schedule_time:type_name -> google.protobuf.Timestamp
+	28, // 9: cairn.v1.RecoveryPoint.retain_until:type_name -> google.protobuf.Timestamp
+	0,  // 10: cairn.v1.RecoveryPointDisk.kind:type_name -> cairn.v1.DiskKind
+	1,  // 11: cairn.v1.GetRecoveryPointResponse.recovery_point:type_name -> cairn.v1.RecoveryPoint
+	1,  // 12: cairn.v1.ListRecoveryPointsResponse.recovery_points:type_name -> cairn.v1.RecoveryPoint
+	28, // 13: cairn.v1.ExtendRecoveryPointRequest.retain_until:type_name -> google.protobuf.Timestamp
+	1,  // 14: cairn.v1.ExtendRecoveryPointResponse.recovery_point:type_name -> cairn.v1.RecoveryPoint
+	12, // 15: cairn.v1.RestoreRequest.new_machine:type_name -> cairn.v1.RestoreNewMachine
+	13, // 16: cairn.v1.RestoreRequest.disks:type_name -> cairn.v1.RestoreDisks
+	14, // 17: cairn.v1.RestoreRequest.in_place:type_name -> cairn.v1.RestoreInPlace
+	27, // 18: cairn.v1.RestoreDisks.volumes:type_name -> cairn.v1.RestoreDisks.VolumesEntry
+	32, // 19: cairn.v1.RestoreResponse.job:type_name -> cairn.v1.Job
+	32, // 20: cairn.v1.VerifyResponse.job:type_name -> cairn.v1.Job
+	20, // 21: cairn.v1.ReadExtentsResponse.extents:type_name -> cairn.v1.Extent
+	33, // 22: cairn.v1.LeaseRecoveryPointRequest.duration:type_name -> google.protobuf.Duration
+	28, // 23: cairn.v1.LeaseRecoveryPointResponse.expire_time:type_name -> google.protobuf.Timestamp
+	3,  // 24: cairn.v1.RecoveryPointService.GetRecoveryPoint:input_type -> cairn.v1.GetRecoveryPointRequest
+	5,  // 25: cairn.v1.RecoveryPointService.ListRecoveryPoints:input_type -> cairn.v1.ListRecoveryPointsRequest
+	7,  // 26: cairn.v1.RecoveryPointService.ExtendRecoveryPoint:input_type -> cairn.v1.ExtendRecoveryPointRequest
+	9,  // 27: cairn.v1.RecoveryPointService.DeleteRecoveryPoint:input_type -> cairn.v1.DeleteRecoveryPointRequest
+	11, // 28: cairn.v1.RecoveryPointService.Restore:input_type -> cairn.v1.RestoreRequest
+	16, // 29: cairn.v1.RecoveryPointService.Verify:input_type -> cairn.v1.VerifyRequest
+	18, // 30: cairn.v1.RecoveryPointService.ReadExtents:input_type -> cairn.v1.ReadExtentsRequest
+	21, // 31: cairn.v1.RecoveryPointService.ReadDisk:input_type -> cairn.v1.ReadDiskRequest
+	23, // 32: cairn.v1.RecoveryPointService.LeaseRecoveryPoint:input_type -> cairn.v1.LeaseRecoveryPointRequest
+	25, // 33: cairn.v1.RecoveryPointService.ReleaseRecoveryPoint:input_type -> cairn.v1.ReleaseRecoveryPointRequest
+	4,  // 34: cairn.v1.RecoveryPointService.GetRecoveryPoint:output_type -> cairn.v1.GetRecoveryPointResponse
+	6,  // 35: cairn.v1.RecoveryPointService.ListRecoveryPoints:output_type -> cairn.v1.ListRecoveryPointsResponse
+	8,  // 36: cairn.v1.RecoveryPointService.ExtendRecoveryPoint:output_type -> cairn.v1.ExtendRecoveryPointResponse
+	10, // 37: cairn.v1.RecoveryPointService.DeleteRecoveryPoint:output_type -> cairn.v1.DeleteRecoveryPointResponse
+	15, // 38: cairn.v1.RecoveryPointService.Restore:output_type -> cairn.v1.RestoreResponse
+	17, // 39: cairn.v1.RecoveryPointService.Verify:output_type -> cairn.v1.VerifyResponse
+	19, // 40: cairn.v1.RecoveryPointService.ReadExtents:output_type -> cairn.v1.ReadExtentsResponse
+	22, // 41: cairn.v1.RecoveryPointService.ReadDisk:output_type -> cairn.v1.ReadDiskResponse
+	24, // 42: cairn.v1.RecoveryPointService.LeaseRecoveryPoint:output_type -> cairn.v1.LeaseRecoveryPointResponse
+	26, // 43: cairn.v1.RecoveryPointService.ReleaseRecoveryPoint:output_type -> cairn.v1.ReleaseRecoveryPointResponse
+	34, // [34:44] is the sub-list for method output_type
+	24, // [24:34] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_cairn_v1_recovery_point_service_proto_init() }

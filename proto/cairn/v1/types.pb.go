@@ -333,6 +333,11 @@ const (
 	ErrorReason_ERROR_REASON_HOST_IN_USE ErrorReason = 41
 	// The lease on a recovery point has run out or is unknown. NOT_FOUND.
 	ErrorReason_ERROR_REASON_LEASE_NOT_FOUND ErrorReason = 42
+	// The item is soft-deleted: undelete it first. FAILED_PRECONDITION.
+	ErrorReason_ERROR_REASON_PROTECTED_ITEM_DELETED ErrorReason = 43
+	// Protection is not stopped, so there is nothing to resume; or the item is not
+	// deleted, so there is nothing to undelete. FAILED_PRECONDITION.
+	ErrorReason_ERROR_REASON_PROTECTION_ACTIVE ErrorReason = 44
 	// The upload, or the token given to resume one, is unknown: it was committed
 	// or abandoned, or the server restarted. NOT_FOUND. Start a new upload: the
 	// blocks that were acknowledged are found there.
@@ -383,6 +388,8 @@ const (
 	// The server or the agent stopped in the middle of the job. UNAVAILABLE when a
 	// call says so.
 	ErrorReason_ERROR_REASON_INTERRUPTED ErrorReason = 94
+	// The vault is being reclaimed already; metadata names the job. FAILED_PRECONDITION.
+	ErrorReason_ERROR_REASON_RECLAIM_IN_PROGRESS ErrorReason = 95
 	// The guest agent does not answer.
 	ErrorReason_ERROR_REASON_GUEST_AGENT_UNAVAILABLE ErrorReason = 100
 	// The guest's file systems would not freeze.
@@ -476,6 +483,8 @@ var (
 		40:  "ERROR_REASON_JOB_NOT_RETRIABLE",
 		41:  "ERROR_REASON_HOST_IN_USE",
 		42:  "ERROR_REASON_LEASE_NOT_FOUND",
+		43:  "ERROR_REASON_PROTECTED_ITEM_DELETED",
+		44:  "ERROR_REASON_PROTECTION_ACTIVE",
 		60:  "ERROR_REASON_UPLOAD_NOT_FOUND",
 		61:  "ERROR_REASON_UPLOAD_EXPIRED",
 		62:  "ERROR_REASON_DIGEST_MISMATCH",
@@ -497,6 +506,7 @@ var (
 		92:  "ERROR_REASON_BACKUP_IN_PROGRESS",
 		93:  "ERROR_REASON_CANCELLED",
 		94:  "ERROR_REASON_INTERRUPTED",
+		95:  "ERROR_REASON_RECLAIM_IN_PROGRESS",
 		100: "ERROR_REASON_GUEST_AGENT_UNAVAILABLE",
 		101: "ERROR_REASON_FREEZE_FAILED",
 		102: "ERROR_REASON_VSS_WRITER_FAILED",
@@ -557,6 +567,8 @@ var (
 		"ERROR_REASON_JOB_NOT_RETRIABLE":         40,
 		"ERROR_REASON_HOST_IN_USE":               41,
 		"ERROR_REASON_LEASE_NOT_FOUND":           42,
+		"ERROR_REASON_PROTECTED_ITEM_DELETED":    43,
+		"ERROR_REASON_PROTECTION_ACTIVE":         44,
 		"ERROR_REASON_UPLOAD_NOT_FOUND":          60,
 		"ERROR_REASON_UPLOAD_EXPIRED":            61,
 		"ERROR_REASON_DIGEST_MISMATCH":           62,
@@ -578,6 +590,7 @@ var (
 		"ERROR_REASON_BACKUP_IN_PROGRESS":        92,
 		"ERROR_REASON_CANCELLED":                 93,
 		"ERROR_REASON_INTERRUPTED":               94,
+		"ERROR_REASON_RECLAIM_IN_PROGRESS":       95,
 		"ERROR_REASON_GUEST_AGENT_UNAVAILABLE":   100,
 		"ERROR_REASON_FREEZE_FAILED":             101,
 		"ERROR_REASON_VSS_WRITER_FAILED":         102,
@@ -945,7 +958,7 @@ const file_cairn_v1_types_proto_rawDesc = "" +
 	"\x14DAY_OF_WEEK_THURSDAY\x10\x04\x12\x16\n" +
 	"\x12DAY_OF_WEEK_FRIDAY\x10\x05\x12\x18\n" +
 	"\x14DAY_OF_WEEK_SATURDAY\x10\x06\x12\x16\n" +
-	"\x12DAY_OF_WEEK_SUNDAY\x10\a*\xaf\x15\n" +
+	"\x12DAY_OF_WEEK_SUNDAY\x10\a*\xa2\x16\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1d\n" +
@@ -977,7 +990,9 @@ const file_cairn_v1_types_proto_rawDesc = "" +
 	" ERROR_REASON_JOB_NOT_CANCELLABLE\x10'\x12\"\n" +
 	"\x1eERROR_REASON_JOB_NOT_RETRIABLE\x10(\x12\x1c\n" +
 	"\x18ERROR_REASON_HOST_IN_USE\x10)\x12 \n" +
-	"\x1cERROR_REASON_LEASE_NOT_FOUND\x10*\x12!\n" +
+	"\x1cERROR_REASON_LEASE_NOT_FOUND\x10*\x12'\n" +
+	"#ERROR_REASON_PROTECTED_ITEM_DELETED\x10+\x12\"\n" +
+	"\x1eERROR_REASON_PROTECTION_ACTIVE\x10,\x12!\n" +
 	"\x1dERROR_REASON_UPLOAD_NOT_FOUND\x10<\x12\x1f\n" +
 	"\x1bERROR_REASON_UPLOAD_EXPIRED\x10=\x12 \n" +
 	"\x1cERROR_REASON_DIGEST_MISMATCH\x10>\x12 \n" +
@@ -998,7 +1013,8 @@ const file_cairn_v1_types_proto_rawDesc = "" +
 	"\x1bERROR_REASON_JOB_LEASE_LOST\x10[\x12#\n" +
 	"\x1fERROR_REASON_BACKUP_IN_PROGRESS\x10\\\x12\x1a\n" +
 	"\x16ERROR_REASON_CANCELLED\x10]\x12\x1c\n" +
-	"\x18ERROR_REASON_INTERRUPTED\x10^\x12(\n" +
+	"\x18ERROR_REASON_INTERRUPTED\x10^\x12$\n" +
+	" ERROR_REASON_RECLAIM_IN_PROGRESS\x10_\x12(\n" +
 	"$ERROR_REASON_GUEST_AGENT_UNAVAILABLE\x10d\x12\x1e\n" +
 	"\x1aERROR_REASON_FREEZE_FAILED\x10e\x12\"\n" +
 	"\x1eERROR_REASON_VSS_WRITER_FAILED\x10f\x12\x1e\n" +

@@ -816,8 +816,13 @@ func (*DeleteVaultResponse) Descriptor() ([]byte, []int) {
 }
 
 type GetVaultUsageRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Days of the past to tell about; not set means none. Both ends belong to the
+	// range, which may be 800 days long.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Not set means now.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -857,6 +862,20 @@ func (x *GetVaultUsageRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *GetVaultUsageRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *GetVaultUsageRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
 }
 
 type GetVaultUsageResponse struct {
@@ -914,8 +933,13 @@ type VaultUsage struct {
 	StoredBytes int64 `protobuf:"varint,3,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
 	// Bytes free on the file system that holds the vault; -1 if not known.
 	FreeBytes int64 `protobuf:"varint,4,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
-	// Items, as they are billed.
-	Items         []*ProtectedItemUsage `protobuf:"bytes,5,rep,name=items,proto3" json:"items,omitempty"`
+	// Items, as they are billed; those whose data went for good in the last 400 days
+	// as well, as ENDED.
+	Items []*ProtectedItemUsage `protobuf:"bytes,5,rep,name=items,proto3" json:"items,omitempty"`
+	// Plain bytes of the blocks in the store, for the share that compression saves.
+	PlainBytes int64 `protobuf:"varint,6,opt,name=plain_bytes,json=plainBytes,proto3" json:"plain_bytes,omitempty"`
+	// The days that were asked for, oldest first.
+	Days          []*VaultUsageDay `protobuf:"bytes,7,rep,name=days,proto3" json:"days,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -985,6 +1009,90 @@ func (x *VaultUsage) GetItems() []*ProtectedItemUsage {
 	return nil
 }
 
+func (x *VaultUsage) GetPlainBytes() int64 {
+	if x != nil {
+		return x.PlainBytes
+	}
+	return 0
+}
+
+func (x *VaultUsage) GetDays() []*VaultUsageDay {
+	if x != nil {
+		return x.Days
+	}
+	return nil
+}
+
+// VaultUsageDay is what a vault took on a day of UTC, as last seen on that day.
+type VaultUsageDay struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it was seen.
+	Time               *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	StoredBytes        int64                  `protobuf:"varint,2,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	RecoveryPointCount int64                  `protobuf:"varint,3,opt,name=recovery_point_count,json=recoveryPointCount,proto3" json:"recovery_point_count,omitempty"`
+	Items              []*ProtectedItemUsage  `protobuf:"bytes,4,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *VaultUsageDay) Reset() {
+	*x = VaultUsageDay{}
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultUsageDay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultUsageDay) ProtoMessage() {}
+
+func (x *VaultUsageDay) ProtoReflect() protoreflect.Message {
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultUsageDay.ProtoReflect.Descriptor instead.
+func (*VaultUsageDay) Descriptor() ([]byte, []int) {
+	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *VaultUsageDay) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *VaultUsageDay) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *VaultUsageDay) GetRecoveryPointCount() int64 {
+	if x != nil {
+		return x.RecoveryPointCount
+	}
+	return 0
+}
+
+func (x *VaultUsageDay) GetItems() []*ProtectedItemUsage {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
 // ProtectedItemUsage is what one item takes.
 type ProtectedItemUsage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -993,19 +1101,29 @@ type ProtectedItemUsage struct {
 	// successful backup: the size of the protected instance.
 	ProtectedBytes int64 `protobuf:"varint,2,opt,name=protected_bytes,json=protectedBytes,proto3" json:"protected_bytes,omitempty"`
 	// Instances charged for that size.
+	// Steps as Azure has them, in GiB: up to 50 one at the small rate, up to 500
+	// one, every further 500 one more. 0 while nothing is charged.
 	Instances int64 `protobuf:"varint,3,opt,name=instances,proto3" json:"instances,omitempty"`
 	// Stored bytes that only this item's points need; -1 if not known.
 	UniqueStoredBytes int64 `protobuf:"varint,4,opt,name=unique_stored_bytes,json=uniqueStoredBytes,proto3" json:"unique_stored_bytes,omitempty"`
 	// Stored bytes that points of other items need as well; -1 if not known.
 	SharedStoredBytes int64        `protobuf:"varint,5,opt,name=shared_stored_bytes,json=sharedStoredBytes,proto3" json:"shared_stored_bytes,omitempty"`
 	BillingState      BillingState `protobuf:"varint,6,opt,name=billing_state,json=billingState,proto3,enum=cairn.v1.BillingState" json:"billing_state,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// True for the one instance of an item of up to 50 GiB, which has a rate of its own.
+	SmallRate bool `protobuf:"varint,7,opt,name=small_rate,json=smallRate,proto3" json:"small_rate,omitempty"`
+	// When charging began, with the first backup that succeeded.
+	BillingStartTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=billing_start_time,json=billingStartTime,proto3" json:"billing_start_time,omitempty"`
+	// When it ended, with the last of the data.
+	BillingEndTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=billing_end_time,json=billingEndTime,proto3" json:"billing_end_time,omitempty"`
+	// Recovery points of the item.
+	RecoveryPointCount int64 `protobuf:"varint,10,opt,name=recovery_point_count,json=recoveryPointCount,proto3" json:"recovery_point_count,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ProtectedItemUsage) Reset() {
 	*x = ProtectedItemUsage{}
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[14]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1135,7 @@ func (x *ProtectedItemUsage) String() string {
 func (*ProtectedItemUsage) ProtoMessage() {}
 
 func (x *ProtectedItemUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[14]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1148,7 @@ func (x *ProtectedItemUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectedItemUsage.ProtoReflect.Descriptor instead.
 func (*ProtectedItemUsage) Descriptor() ([]byte, []int) {
-	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{14}
+	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProtectedItemUsage) GetProtectedItem() string {
@@ -1075,6 +1193,34 @@ func (x *ProtectedItemUsage) GetBillingState() BillingState {
 	return BillingState_BILLING_STATE_UNSPECIFIED
 }
 
+func (x *ProtectedItemUsage) GetSmallRate() bool {
+	if x != nil {
+		return x.SmallRate
+	}
+	return false
+}
+
+func (x *ProtectedItemUsage) GetBillingStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BillingStartTime
+	}
+	return nil
+}
+
+func (x *ProtectedItemUsage) GetBillingEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BillingEndTime
+	}
+	return nil
+}
+
+func (x *ProtectedItemUsage) GetRecoveryPointCount() int64 {
+	if x != nil {
+		return x.RecoveryPointCount
+	}
+	return 0
+}
+
 type GetVaultSummaryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1084,7 +1230,7 @@ type GetVaultSummaryRequest struct {
 
 func (x *GetVaultSummaryRequest) Reset() {
 	*x = GetVaultSummaryRequest{}
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[15]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1242,7 @@ func (x *GetVaultSummaryRequest) String() string {
 func (*GetVaultSummaryRequest) ProtoMessage() {}
 
 func (x *GetVaultSummaryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[15]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1255,7 @@ func (x *GetVaultSummaryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVaultSummaryRequest.ProtoReflect.Descriptor instead.
 func (*GetVaultSummaryRequest) Descriptor() ([]byte, []int) {
-	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{15}
+	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetVaultSummaryRequest) GetName() string {
@@ -1128,7 +1274,7 @@ type GetVaultSummaryResponse struct {
 
 func (x *GetVaultSummaryResponse) Reset() {
 	*x = GetVaultSummaryResponse{}
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[16]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1286,7 @@ func (x *GetVaultSummaryResponse) String() string {
 func (*GetVaultSummaryResponse) ProtoMessage() {}
 
 func (x *GetVaultSummaryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[16]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1299,7 @@ func (x *GetVaultSummaryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVaultSummaryResponse.ProtoReflect.Descriptor instead.
 func (*GetVaultSummaryResponse) Descriptor() ([]byte, []int) {
-	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{16}
+	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetVaultSummaryResponse) GetSummary() *VaultSummary {
@@ -1175,13 +1321,30 @@ type VaultSummary struct {
 	StoredBytes             int64                  `protobuf:"varint,6,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
 	OldestRecoveryPointTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=oldest_recovery_point_time,json=oldestRecoveryPointTime,proto3" json:"oldest_recovery_point_time,omitempty"`
 	NewestRecoveryPointTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=newest_recovery_point_time,json=newestRecoveryPointTime,proto3" json:"newest_recovery_point_time,omitempty"`
-	unknownFields           protoimpl.UnknownFields
-	sizeCache               protoimpl.SizeCache
+	// Items in all, soft-deleted ones included.
+	Items int64 `protobuf:"varint,9,opt,name=items,proto3" json:"items,omitempty"`
+	// Items whose initial backup is pending, whose protection is stopped, and that
+	// are soft-deleted.
+	ItemsIrPending     int64 `protobuf:"varint,10,opt,name=items_ir_pending,json=itemsIrPending,proto3" json:"items_ir_pending,omitempty"`
+	ItemsStopped       int64 `protobuf:"varint,11,opt,name=items_stopped,json=itemsStopped,proto3" json:"items_stopped,omitempty"`
+	ItemsDeleted       int64 `protobuf:"varint,12,opt,name=items_deleted,json=itemsDeleted,proto3" json:"items_deleted,omitempty"`
+	JobsQueued         int64 `protobuf:"varint,13,opt,name=jobs_queued,json=jobsQueued,proto3" json:"jobs_queued,omitempty"`
+	RecoveryPointCount int64 `protobuf:"varint,14,opt,name=recovery_point_count,json=recoveryPointCount,proto3" json:"recovery_point_count,omitempty"`
+	// Bytes free on the file system that holds the vault; -1 if not known.
+	FreeBytes int64 `protobuf:"varint,15,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	// Protected instances that are charged, and their size in all.
+	Instances      int64 `protobuf:"varint,16,opt,name=instances,proto3" json:"instances,omitempty"`
+	ProtectedBytes int64 `protobuf:"varint,17,opt,name=protected_bytes,json=protectedBytes,proto3" json:"protected_bytes,omitempty"`
+	// The job of the last reclaim that succeeded, and when it ended.
+	LastReclaimJob  string                 `protobuf:"bytes,18,opt,name=last_reclaim_job,json=lastReclaimJob,proto3" json:"last_reclaim_job,omitempty"`
+	LastReclaimTime *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=last_reclaim_time,json=lastReclaimTime,proto3" json:"last_reclaim_time,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *VaultSummary) Reset() {
 	*x = VaultSummary{}
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[17]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1356,7 @@ func (x *VaultSummary) String() string {
 func (*VaultSummary) ProtoMessage() {}
 
 func (x *VaultSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[17]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1369,7 @@ func (x *VaultSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultSummary.ProtoReflect.Descriptor instead.
 func (*VaultSummary) Descriptor() ([]byte, []int) {
-	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{17}
+	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VaultSummary) GetItemsPassed() int64 {
@@ -1265,6 +1428,83 @@ func (x *VaultSummary) GetNewestRecoveryPointTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *VaultSummary) GetItems() int64 {
+	if x != nil {
+		return x.Items
+	}
+	return 0
+}
+
+func (x *VaultSummary) GetItemsIrPending() int64 {
+	if x != nil {
+		return x.ItemsIrPending
+	}
+	return 0
+}
+
+func (x *VaultSummary) GetItemsStopped() int64 {
+	if x != nil {
+		return x.ItemsStopped
+	}
+	return 0
+}
+
+func (x *VaultSummary) GetItemsDeleted() int64 {
+	if x != nil {
+		return x.ItemsDeleted
+	}
+	return 0
+}
+
+func (x *VaultSummary) GetJobsQueued() int64 {
+	if x != nil {
+		return x.JobsQueued
+	}
+	return 0
+}
+
+func (x *VaultSummary) GetRecoveryPointCount() int64 {
+	if x != nil {
+		return x.RecoveryPointCount
+	}
+	return 0
+}
+
+func (x *VaultSummary) GetFreeBytes() int64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *VaultSummary) GetInstances() int64 {
+	if x != nil {
+		return x.Instances
+	}
+	return 0
+}
+
+func (x *VaultSummary) GetProtectedBytes() int64 {
+	if x != nil {
+		return x.ProtectedBytes
+	}
+	return 0
+}
+
+func (x *VaultSummary) GetLastReclaimJob() string {
+	if x != nil {
+		return x.LastReclaimJob
+	}
+	return ""
+}
+
+func (x *VaultSummary) GetLastReclaimTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastReclaimTime
+	}
+	return nil
+}
+
 type ReclaimVaultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1277,7 +1517,7 @@ type ReclaimVaultRequest struct {
 
 func (x *ReclaimVaultRequest) Reset() {
 	*x = ReclaimVaultRequest{}
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[18]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1529,7 @@ func (x *ReclaimVaultRequest) String() string {
 func (*ReclaimVaultRequest) ProtoMessage() {}
 
 func (x *ReclaimVaultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[18]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1542,7 @@ func (x *ReclaimVaultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReclaimVaultRequest.ProtoReflect.Descriptor instead.
 func (*ReclaimVaultRequest) Descriptor() ([]byte, []int) {
-	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{18}
+	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReclaimVaultRequest) GetName() string {
@@ -1335,7 +1575,7 @@ type ReclaimVaultResponse struct {
 
 func (x *ReclaimVaultResponse) Reset() {
 	*x = ReclaimVaultResponse{}
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[19]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1587,7 @@ func (x *ReclaimVaultResponse) String() string {
 func (*ReclaimVaultResponse) ProtoMessage() {}
 
 func (x *ReclaimVaultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[19]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1600,7 @@ func (x *ReclaimVaultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReclaimVaultResponse.ProtoReflect.Descriptor instead.
 func (*ReclaimVaultResponse) Descriptor() ([]byte, []int) {
-	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{19}
+	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReclaimVaultResponse) GetJob() *Job {
@@ -1378,7 +1618,7 @@ type ListRegionsRequest struct {
 
 func (x *ListRegionsRequest) Reset() {
 	*x = ListRegionsRequest{}
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[20]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1630,7 @@ func (x *ListRegionsRequest) String() string {
 func (*ListRegionsRequest) ProtoMessage() {}
 
 func (x *ListRegionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[20]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1643,7 @@ func (x *ListRegionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRegionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRegionsRequest) Descriptor() ([]byte, []int) {
-	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{20}
+	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{21}
 }
 
 type ListRegionsResponse struct {
@@ -1418,7 +1658,7 @@ type ListRegionsResponse struct {
 
 func (x *ListRegionsResponse) Reset() {
 	*x = ListRegionsResponse{}
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[21]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1670,7 @@ func (x *ListRegionsResponse) String() string {
 func (*ListRegionsResponse) ProtoMessage() {}
 
 func (x *ListRegionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cairn_v1_vault_service_proto_msgTypes[21]
+	mi := &file_cairn_v1_vault_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1683,7 @@ func (x *ListRegionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRegionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRegionsResponse) Descriptor() ([]byte, []int) {
-	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{21}
+	return file_cairn_v1_vault_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListRegionsResponse) GetRegions() []string {
@@ -1520,11 +1760,14 @@ const file_cairn_v1_vault_service_proto_rawDesc = "" +
 	"\x12DeleteVaultRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\"\x15\n" +
-	"\x13DeleteVaultResponse\"*\n" +
+	"\x13DeleteVaultResponse\"\x9c\x01\n" +
 	"\x14GetVaultUsageRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"C\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
+	"\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"C\n" +
 	"\x15GetVaultUsageResponse\x12*\n" +
-	"\x05usage\x18\x01 \x01(\v2\x14.cairn.v1.VaultUsageR\x05usage\"\xd5\x01\n" +
+	"\x05usage\x18\x01 \x01(\v2\x14.cairn.v1.VaultUsageR\x05usage\"\xa3\x02\n" +
 	"\n" +
 	"VaultUsage\x120\n" +
 	"\x14recovery_point_count\x18\x01 \x01(\x03R\x12recoveryPointCount\x12\x1f\n" +
@@ -1533,18 +1776,32 @@ const file_cairn_v1_vault_service_proto_rawDesc = "" +
 	"\fstored_bytes\x18\x03 \x01(\x03R\vstoredBytes\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\x04 \x01(\x03R\tfreeBytes\x122\n" +
-	"\x05items\x18\x05 \x03(\v2\x1c.cairn.v1.ProtectedItemUsageR\x05items\"\x9f\x02\n" +
+	"\x05items\x18\x05 \x03(\v2\x1c.cairn.v1.ProtectedItemUsageR\x05items\x12\x1f\n" +
+	"\vplain_bytes\x18\x06 \x01(\x03R\n" +
+	"plainBytes\x12+\n" +
+	"\x04days\x18\a \x03(\v2\x17.cairn.v1.VaultUsageDayR\x04days\"\xc8\x01\n" +
+	"\rVaultUsageDay\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12!\n" +
+	"\fstored_bytes\x18\x02 \x01(\x03R\vstoredBytes\x120\n" +
+	"\x14recovery_point_count\x18\x03 \x01(\x03R\x12recoveryPointCount\x122\n" +
+	"\x05items\x18\x04 \x03(\v2\x1c.cairn.v1.ProtectedItemUsageR\x05items\"\x80\x04\n" +
 	"\x12ProtectedItemUsage\x12%\n" +
 	"\x0eprotected_item\x18\x01 \x01(\tR\rprotectedItem\x12'\n" +
 	"\x0fprotected_bytes\x18\x02 \x01(\x03R\x0eprotectedBytes\x12\x1c\n" +
 	"\tinstances\x18\x03 \x01(\x03R\tinstances\x12.\n" +
 	"\x13unique_stored_bytes\x18\x04 \x01(\x03R\x11uniqueStoredBytes\x12.\n" +
 	"\x13shared_stored_bytes\x18\x05 \x01(\x03R\x11sharedStoredBytes\x12;\n" +
-	"\rbilling_state\x18\x06 \x01(\x0e2\x16.cairn.v1.BillingStateR\fbillingState\",\n" +
+	"\rbilling_state\x18\x06 \x01(\x0e2\x16.cairn.v1.BillingStateR\fbillingState\x12\x1d\n" +
+	"\n" +
+	"small_rate\x18\a \x01(\bR\tsmallRate\x12H\n" +
+	"\x12billing_start_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x10billingStartTime\x12D\n" +
+	"\x10billing_end_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x0ebillingEndTime\x120\n" +
+	"\x14recovery_point_count\x18\n" +
+	" \x01(\x03R\x12recoveryPointCount\",\n" +
 	"\x16GetVaultSummaryRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"K\n" +
 	"\x17GetVaultSummaryResponse\x120\n" +
-	"\asummary\x18\x01 \x01(\v2\x16.cairn.v1.VaultSummaryR\asummary\"\xbb\x03\n" +
+	"\asummary\x18\x01 \x01(\v2\x16.cairn.v1.VaultSummaryR\asummary\"\xf0\x06\n" +
 	"\fVaultSummary\x12!\n" +
 	"\fitems_passed\x18\x01 \x01(\x03R\vitemsPassed\x124\n" +
 	"\x16items_action_suggested\x18\x02 \x01(\x03R\x14itemsActionSuggested\x122\n" +
@@ -1554,7 +1811,21 @@ const file_cairn_v1_vault_service_proto_rawDesc = "" +
 	"jobsFailed\x12!\n" +
 	"\fstored_bytes\x18\x06 \x01(\x03R\vstoredBytes\x12W\n" +
 	"\x1aoldest_recovery_point_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x17oldestRecoveryPointTime\x12W\n" +
-	"\x1anewest_recovery_point_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x17newestRecoveryPointTime\"a\n" +
+	"\x1anewest_recovery_point_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x17newestRecoveryPointTime\x12\x14\n" +
+	"\x05items\x18\t \x01(\x03R\x05items\x12(\n" +
+	"\x10items_ir_pending\x18\n" +
+	" \x01(\x03R\x0eitemsIrPending\x12#\n" +
+	"\ritems_stopped\x18\v \x01(\x03R\fitemsStopped\x12#\n" +
+	"\ritems_deleted\x18\f \x01(\x03R\fitemsDeleted\x12\x1f\n" +
+	"\vjobs_queued\x18\r \x01(\x03R\n" +
+	"jobsQueued\x120\n" +
+	"\x14recovery_point_count\x18\x0e \x01(\x03R\x12recoveryPointCount\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\x0f \x01(\x03R\tfreeBytes\x12\x1c\n" +
+	"\tinstances\x18\x10 \x01(\x03R\tinstances\x12'\n" +
+	"\x0fprotected_bytes\x18\x11 \x01(\x03R\x0eprotectedBytes\x12(\n" +
+	"\x10last_reclaim_job\x18\x12 \x01(\tR\x0elastReclaimJob\x12F\n" +
+	"\x11last_reclaim_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastReclaimTime\"a\n" +
 	"\x13ReclaimVaultRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1d\n" +
@@ -1603,7 +1874,7 @@ func file_cairn_v1_vault_service_proto_rawDescGZIP() []byte {
 }
 
 var file_cairn_v1_vault_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cairn_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_cairn_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_cairn_v1_vault_service_proto_goTypes = []any{
 	(VaultState)(0),                 // 0: cairn.v1.VaultState
 	(BillingState)(0),               // 1: cairn.v1.BillingState
@@ -1621,69 +1892,78 @@ var file_cairn_v1_vault_service_proto_goTypes = []any{
 	(*GetVaultUsageRequest)(nil),    // 13: cairn.v1.GetVaultUsageRequest
 	(*GetVaultUsageResponse)(nil),   // 14: cairn.v1.GetVaultUsageResponse
 	(*VaultUsage)(nil),              // 15: cairn.v1.VaultUsage
-	(*ProtectedItemUsage)(nil),      // 16: cairn.v1.ProtectedItemUsage
-	(*GetVaultSummaryRequest)(nil),  // 17: cairn.v1.GetVaultSummaryRequest
-	(*GetVaultSummaryResponse)(nil), // 18: cairn.v1.GetVaultSummaryResponse
-	(*VaultSummary)(nil),            // 19: cairn.v1.VaultSummary
-	(*ReclaimVaultRequest)(nil),     // 20: cairn.v1.ReclaimVaultRequest
-	(*ReclaimVaultResponse)(nil),    // 21: cairn.v1.ReclaimVaultResponse
-	(*ListRegionsRequest)(nil),      // 22: cairn.v1.ListRegionsRequest
-	(*ListRegionsResponse)(nil),     // 23: cairn.v1.ListRegionsResponse
-	nil,                             // 24: cairn.v1.Vault.LabelsEntry
-	(Redundancy)(0),                 // 25: cairn.v1.Redundancy
-	(*SoftDelete)(nil),              // 26: cairn.v1.SoftDelete
-	(Immutability)(0),               // 27: cairn.v1.Immutability
-	(*Problem)(nil),                 // 28: cairn.v1.Problem
-	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),   // 30: google.protobuf.FieldMask
-	(*Job)(nil),                     // 31: cairn.v1.Job
+	(*VaultUsageDay)(nil),           // 16: cairn.v1.VaultUsageDay
+	(*ProtectedItemUsage)(nil),      // 17: cairn.v1.ProtectedItemUsage
+	(*GetVaultSummaryRequest)(nil),  // 18: cairn.v1.GetVaultSummaryRequest
+	(*GetVaultSummaryResponse)(nil), // 19: cairn.v1.GetVaultSummaryResponse
+	(*VaultSummary)(nil),            // 20: cairn.v1.VaultSummary
+	(*ReclaimVaultRequest)(nil),     // 21: cairn.v1.ReclaimVaultRequest
+	(*ReclaimVaultResponse)(nil),    // 22: cairn.v1.ReclaimVaultResponse
+	(*ListRegionsRequest)(nil),      // 23: cairn.v1.ListRegionsRequest
+	(*ListRegionsResponse)(nil),     // 24: cairn.v1.ListRegionsResponse
+	nil,                             // 25: cairn.v1.Vault.LabelsEntry
+	(Redundancy)(0),                 // 26: cairn.v1.Redundancy
+	(*SoftDelete)(nil),              // 27: cairn.v1.SoftDelete
+	(Immutability)(0),               // 28: cairn.v1.Immutability
+	(*Problem)(nil),                 // 29: cairn.v1.Problem
+	(*timestamppb.Timestamp)(nil),   // 30: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),   // 31: google.protobuf.FieldMask
+	(*Job)(nil),                     // 32: cairn.v1.Job
 }
 var file_cairn_v1_vault_service_proto_depIdxs = []int32{
-	25, // 0: cairn.v1.Vault.redundancy:type_name -> cairn.v1.Redundancy
-	26, // 1: cairn.v1.Vault.soft_delete:type_name -> cairn.v1.SoftDelete
-	27, // 2: cairn.v1.Vault.immutability:type_name -> cairn.v1.Immutability
-	24, // 3: cairn.v1.Vault.labels:type_name -> cairn.v1.Vault.LabelsEntry
+	26, // 0: cairn.v1.Vault.redundancy:type_name -> cairn.v1.Redundancy
+	27, // 1: cairn.v1.Vault.soft_delete:type_name -> cairn.v1.SoftDelete
+	28, // 2: cairn.v1.Vault.immutability:type_name -> cairn.v1.Immutability
+	25, // 3: cairn.v1.Vault.labels:type_name -> cairn.v1.Vault.LabelsEntry
 	0,  // 4: cairn.v1.Vault.state:type_name -> cairn.v1.VaultState
-	28, // 5: cairn.v1.Vault.problem:type_name -> cairn.v1.Problem
-	29, // 6: cairn.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
-	29, // 7: cairn.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
+	29, // 5: cairn.v1.Vault.problem:type_name -> cairn.v1.Problem
+	30, // 6: cairn.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
+	30, // 7: cairn.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
 	2,  // 8: cairn.v1.CreateVaultRequest.vault:type_name -> cairn.v1.Vault
 	2,  // 9: cairn.v1.CreateVaultResponse.vault:type_name -> cairn.v1.Vault
 	2,  // 10: cairn.v1.GetVaultResponse.vault:type_name -> cairn.v1.Vault
 	2,  // 11: cairn.v1.ListVaultsResponse.vaults:type_name -> cairn.v1.Vault
 	2,  // 12: cairn.v1.UpdateVaultRequest.vault:type_name -> cairn.v1.Vault
-	30, // 13: cairn.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
+	31, // 13: cairn.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
 	2,  // 14: cairn.v1.UpdateVaultResponse.vault:type_name -> cairn.v1.Vault
-	15, // 15: cairn.v1.GetVaultUsageResponse.usage:type_name -> cairn.v1.VaultUsage
-	16, // 16: cairn.v1.VaultUsage.items:type_name -> cairn.v1.ProtectedItemUsage
-	1,  // 17: cairn.v1.ProtectedItemUsage.billing_state:type_name -> cairn.v1.BillingState
-	19, // 18: cairn.v1.GetVaultSummaryResponse.summary:type_name -> cairn.v1.VaultSummary
-	29, // 19: cairn.v1.VaultSummary.oldest_recovery_point_time:type_name -> google.protobuf.Timestamp
-	29, // 20: cairn.v1.VaultSummary.newest_recovery_point_time:type_name -> google.protobuf.Timestamp
-	31, // 21: cairn.v1.ReclaimVaultResponse.job:type_name -> cairn.v1.Job
-	3,  // 22: cairn.v1.VaultService.CreateVault:input_type -> cairn.v1.CreateVaultRequest
-	5,  // 23: cairn.v1.VaultService.GetVault:input_type -> cairn.v1.GetVaultRequest
-	7,  // 24: cairn.v1.VaultService.ListVaults:input_type -> cairn.v1.ListVaultsRequest
-	9,  // 25: cairn.v1.VaultService.UpdateVault:input_type -> cairn.v1.UpdateVaultRequest
-	11, // 26: cairn.v1.VaultService.DeleteVault:input_type -> cairn.v1.DeleteVaultRequest
-	13, // 27: cairn.v1.VaultService.GetVaultUsage:input_type -> cairn.v1.GetVaultUsageRequest
-	17, // 28: cairn.v1.VaultService.GetVaultSummary:input_type -> cairn.v1.GetVaultSummaryRequest
-	20, // 29: cairn.v1.VaultService.ReclaimVault:input_type -> cairn.v1.ReclaimVaultRequest
-	22, // 30: cairn.v1.VaultService.ListRegions:input_type -> cairn.v1.ListRegionsRequest
-	4,  // 31: cairn.v1.VaultService.CreateVault:output_type -> cairn.v1.CreateVaultResponse
-	6,  // 32: cairn.v1.VaultService.GetVault:output_type -> cairn.v1.GetVaultResponse
-	8,  // 33: cairn.v1.VaultService.ListVaults:output_type -> cairn.v1.ListVaultsResponse
-	10, // 34: cairn.v1.VaultService.UpdateVault:output_type -> cairn.v1.UpdateVaultResponse
-	12, // 35: cairn.v1.VaultService.DeleteVault:output_type -> cairn.v1.DeleteVaultResponse
-	14, // 36: cairn.v1.VaultService.GetVaultUsage:output_type -> cairn.v1.GetVaultUsageResponse
-	18, // 37: cairn.v1.VaultService.GetVaultSummary:output_type -> cairn.v1.GetVaultSummaryResponse
-	21, // 38: cairn.v1.VaultService.ReclaimVault:output_type -> cairn.v1.ReclaimVaultResponse
-	23, // 39: cairn.v1.VaultService.ListRegions:output_type -> cairn.v1.ListRegionsResponse
-	31, // [31:40] is the sub-list for method output_type
-	22, // [22:31] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	30, // 15: cairn.v1.GetVaultUsageRequest.start_time:type_name -> google.protobuf.Timestamp
+	30, // 16: cairn.v1.GetVaultUsageRequest.end_time:type_name -> google.protobuf.Timestamp
+	15, // 17: cairn.v1.GetVaultUsageResponse.usage:type_name -> cairn.v1.VaultUsage
+	17, // 18: cairn.v1.VaultUsage.items:type_name -> cairn.v1.ProtectedItemUsage
+	16, // 19: cairn.v1.VaultUsage.days:type_name -> cairn.v1.VaultUsageDay
+	30, // 20: cairn.v1.VaultUsageDay.time:type_name -> google.protobuf.Timestamp
+	17, // 21: cairn.v1.VaultUsageDay.items:type_name -> cairn.v1.ProtectedItemUsage
+	1,  // 22: cairn.v1.ProtectedItemUsage.billing_state:type_name -> cairn.v1.BillingState
+	30, // 23: cairn.v1.ProtectedItemUsage.billing_start_time:type_name -> google.protobuf.Timestamp
+	30, // 24: cairn.v1.ProtectedItemUsage.billing_end_time:type_name -> google.protobuf.Timestamp
+	20, // 25: cairn.v1.GetVaultSummaryResponse.summary:type_name -> cairn.v1.VaultSummary
+	30, // 26: cairn.v1.VaultSummary.oldest_recovery_point_time:type_name -> google.protobuf.Timestamp
+	30, // 27: cairn.v1.VaultSummary.newest_recovery_point_time:type_name -> google.protobuf.Timestamp
+	30, // 28: cairn.v1.VaultSummary.last_reclaim_time:type_name -> google.protobuf.Timestamp
+	32, // 29: cairn.v1.ReclaimVaultResponse.job:type_name -> cairn.v1.Job
+	3,  // 30: cairn.v1.VaultService.CreateVault:input_type -> cairn.v1.CreateVaultRequest
+	5,  // 31: cairn.v1.VaultService.GetVault:input_type -> cairn.v1.GetVaultRequest
+	7,  // 32: cairn.v1.VaultService.ListVaults:input_type -> cairn.v1.ListVaultsRequest
+	9,  // 33: cairn.v1.VaultService.UpdateVault:input_type -> cairn.v1.UpdateVaultRequest
+	11, // 34: cairn.v1.VaultService.DeleteVault:input_type -> cairn.v1.DeleteVaultRequest
+	13, // 35: cairn.v1.VaultService.GetVaultUsage:input_type -> cairn.v1.GetVaultUsageRequest
+	18, // 36: cairn.v1.VaultService.GetVaultSummary:input_type -> cairn.v1.GetVaultSummaryRequest
+	21, // 37: cairn.v1.VaultService.ReclaimVault:input_type -> cairn.v1.ReclaimVaultRequest
+	23, // 38: cairn.v1.VaultService.ListRegions:input_type -> cairn.v1.ListRegionsRequest
+	4,  // 39: cairn.v1.VaultService.CreateVault:output_type -> cairn.v1.CreateVaultResponse
+	6,  // 40: cairn.v1.VaultService.GetVault:output_type -> cairn.v1.GetVaultResponse
+	8,  // 41: cairn.v1.VaultService.ListVaults:output_type -> cairn.v1.ListVaultsResponse
+	10, // 42: cairn.v1.VaultService.UpdateVault:output_type -> cairn.v1.UpdateVaultResponse
+	12, // 43: cairn.v1.VaultService.DeleteVault:output_type -> cairn.v1.DeleteVaultResponse
+	14, // 44: cairn.v1.VaultService.GetVaultUsage:output_type -> cairn.v1.GetVaultUsageResponse
+	19, // 45: cairn.v1.VaultService.GetVaultSummary:output_type -> cairn.v1.GetVaultSummaryResponse
+	22, // 46: cairn.v1.VaultService.ReclaimVault:output_type -> cairn.v1.ReclaimVaultResponse
+	24, // 47: cairn.v1.VaultService.ListRegions:output_type -> cairn.v1.ListRegionsResponse
+	39, // [39:48] is the sub-list for method output_type
+	30, // [30:39] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_cairn_v1_vault_service_proto_init() }
@@ -1699,7 +1979,7 @@ func file_cairn_v1_vault_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cairn_v1_vault_service_proto_rawDesc), len(file_cairn_v1_vault_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

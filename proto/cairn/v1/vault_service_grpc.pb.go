@@ -53,7 +53,9 @@ type VaultServiceClient interface {
 	GetVaultUsage(ctx context.Context, in *GetVaultUsageRequest, opts ...grpc.CallOption) (*GetVaultUsageResponse, error)
 	// GetVaultSummary gives the numbers of a dashboard in one call.
 	GetVaultSummary(ctx context.Context, in *GetVaultSummaryRequest, opts ...grpc.CallOption) (*GetVaultSummaryResponse, error)
-	// ReclaimVault gives the space of blocks that no point needs back.
+	// ReclaimVault gives the space of blocks that no point needs back. It answers
+	// with a RECLAIM job; vaults are reclaimed by themselves as well. Error:
+	// RECLAIM_IN_PROGRESS.
 	ReclaimVault(ctx context.Context, in *ReclaimVaultRequest, opts ...grpc.CallOption) (*ReclaimVaultResponse, error)
 	// ListRegions lists the regions that this server knows.
 	ListRegions(ctx context.Context, in *ListRegionsRequest, opts ...grpc.CallOption) (*ListRegionsResponse, error)
@@ -180,7 +182,9 @@ type VaultServiceServer interface {
 	GetVaultUsage(context.Context, *GetVaultUsageRequest) (*GetVaultUsageResponse, error)
 	// GetVaultSummary gives the numbers of a dashboard in one call.
 	GetVaultSummary(context.Context, *GetVaultSummaryRequest) (*GetVaultSummaryResponse, error)
-	// ReclaimVault gives the space of blocks that no point needs back.
+	// ReclaimVault gives the space of blocks that no point needs back. It answers
+	// with a RECLAIM job; vaults are reclaimed by themselves as well. Error:
+	// RECLAIM_IN_PROGRESS.
 	ReclaimVault(context.Context, *ReclaimVaultRequest) (*ReclaimVaultResponse, error)
 	// ListRegions lists the regions that this server knows.
 	ListRegions(context.Context, *ListRegionsRequest) (*ListRegionsResponse, error)
