@@ -20,6 +20,7 @@
 //	ordered.go    reading ahead, in order
 //	block_codec.go messages with blocks in them, without copying these
 //	server.go     the Server: opening, draining, closing
+//	tend.go       what the server does of itself, when it is due
 //	serve.go      the gRPC server: interceptors and standard services
 //	wire.go       messages that cannot be decoded
 //

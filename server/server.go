@@ -35,6 +35,10 @@ type Options struct {
 	// Mend is the time between attempts to open vaults that are not available; 0
 	// is 10 seconds.
 	Mend time.Duration
+	// Unattended leaves everything that the server does of itself, such as
+	// scheduled backups and pruning, to calls of Tend: for tests, whose clock
+	// does not run by itself.
+	Unattended bool
 	// Jobs has the times of leases and the like; Catalog, Hooks, Now, Rand and
 	// Logger are filled in.
 	Jobs job.Options
@@ -76,6 +80,7 @@ type Server struct {
 	vaults   *vaults
 	data     *dataPlane
 	jobs     *job.Manager
+	chores   map[string]*chore
 
 	// ctx ends when the server is closed; tasks work until then.
 	ctx    context.Context
@@ -101,14 +106,19 @@ func Open(opts Options) (*Server, error) {
 		lock = closers{closerFunc(opts.Resources.Close), lock}
 	}
 	key := sha256.Sum256([]byte("page tokens of " + id))
-	s := &Server{opts: opts, id: id, log: opts.Logger, lock: lock, tokenKey: key[:]}
+	s := &Server{opts: opts, id: id, log: opts.Logger, lock: lock, tokenKey: key[:], chores: map[string]*chore{}}
+	s.makeChores()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.requests = &requests{s: s, running: map[string]chan struct{}{}}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.tasks.Go(func() { s.vaults.mend(s.ctx, s.opts.Mend) })
-	s.tasks.Go(s.housekeep)
+	if !opts.Unattended {
+		for _, c := range s.chores {
+			s.tasks.Go(func() { s.tend(c) })
+		}
+	}
 	return s, nil
 }
 
@@ -165,28 +175,20 @@ func (s *Server) Close() error {
 	return errors.Join(append(errs, s.lock.Close())...)
 }
 
-// housekeep removes what was kept for a day, every hour. (What is in the catalog
-// is the job manager's to sweep.)
-func (s *Server) housekeep() {
-	tick := time.NewTicker(time.Hour)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-s.ctx.Done():
-			return
+// sweepVaultRequests is the chore that removes answers to requests which were kept
+// for a day. (What is in the catalog is the job manager's to sweep.)
+func (s *Server) sweepVaultRequests(ctx context.Context, now time.Time) (time.Time, error) {
+	for _, v := range s.vaults.all() {
+		release, err := v.use()
+		if err != nil {
+			continue
 		}
-		for _, v := range s.vaults.all() {
-			release, err := v.use()
-			if err != nil {
-				continue
-			}
-			if err := s.sweepRequests(v); err != nil && s.ctx.Err() == nil {
-				s.log.Warn("old answers to requests not removed", "vault", v.Name.String(), "error", err)
-			}
-			release()
+		if err := s.sweepRequests(v); err != nil && ctx.Err() == nil {
+			s.log.Warn("old answers to requests not removed", "vault", v.Name.String(), "error", err)
 		}
+		release()
 	}
+	return now.Add(time.Hour), nil
 }
 
 type closerFunc func()
