@@ -24,11 +24,12 @@ var remedies = map[pb.ErrorReason]string{
 	pb.ErrorReason_ERROR_REASON_PROTECTION_STOPPED:       "Resume the protection of the machine, then retry the job.",
 
 	// Hosts, agents and jobs.
-	pb.ErrorReason_ERROR_REASON_AGENT_UNREACHABLE:  "See that the agent runs on the host and reaches the server, then retry the job.",
-	pb.ErrorReason_ERROR_REASON_JOB_LEASE_LOST:     "See that only one agent runs for the host and that it reaches the server steadily, then retry the job.",
-	pb.ErrorReason_ERROR_REASON_BACKUP_IN_PROGRESS: "Wait for the other backup or restore of this machine, or cancel it, then retry the job.",
-	pb.ErrorReason_ERROR_REASON_CANCELLED:          "Retry the job if it was cancelled by mistake.",
-	pb.ErrorReason_ERROR_REASON_INTERRUPTED:        "Start it again; blocks that were sent already are not sent twice.",
+	pb.ErrorReason_ERROR_REASON_AGENT_UNREACHABLE:   "See that the agent runs on the host and reaches the server, then retry the job.",
+	pb.ErrorReason_ERROR_REASON_JOB_LEASE_LOST:      "See that only one agent runs for the host and that it reaches the server steadily, then retry the job.",
+	pb.ErrorReason_ERROR_REASON_BACKUP_IN_PROGRESS:  "Wait for the other backup or restore of this machine, or cancel it, then retry the job.",
+	pb.ErrorReason_ERROR_REASON_CANCELLED:           "Retry the job if it was cancelled by mistake.",
+	pb.ErrorReason_ERROR_REASON_INTERRUPTED:         "Start it again; blocks that were sent already are not sent twice.",
+	pb.ErrorReason_ERROR_REASON_RECLAIM_IN_PROGRESS: "Wait for the end of the reclaim that is under way.",
 
 	// The guest.
 	pb.ErrorReason_ERROR_REASON_GUEST_AGENT_UNAVAILABLE: "Install and start qemu-guest-agent in the guest, and give the machine a channel for it (org.qemu.guest_agent.0).",

@@ -77,6 +77,7 @@ func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterRecoveryPointServiceServer(r, &recoveryPointService{Server: s})
 	pb.RegisterJobServiceServer(r, &jobService{Server: s})
 	pb.RegisterBlockServiceServer(r, &blockService{Server: s})
+	pb.RegisterAuditServiceServer(r, &auditService{Server: s})
 }
 
 func errNotImplemented(method string) *Error {
