@@ -293,8 +293,10 @@ type ProtectedItem struct {
 	// Output only. Since when the item has its policy without a break: runs before
 	// are not made up for.
 	ScheduleSinceTime *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=schedule_since_time,json=scheduleSinceTime,proto3" json:"schedule_since_time,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Output only. End of the first backup that succeeded, with which charging began.
+	BillingStartTime *timestamppb.Timestamp `protobuf:"bytes,24,opt,name=billing_start_time,json=billingStartTime,proto3" json:"billing_start_time,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ProtectedItem) Reset() {
@@ -484,6 +486,13 @@ func (x *ProtectedItem) GetNextBackupTime() *timestamppb.Timestamp {
 func (x *ProtectedItem) GetScheduleSinceTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ScheduleSinceTime
+	}
+	return nil
+}
+
+func (x *ProtectedItem) GetBillingStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BillingStartTime
 	}
 	return nil
 }
@@ -1341,7 +1350,7 @@ var File_cairn_v1_protected_item_service_proto protoreflect.FileDescriptor
 
 const file_cairn_v1_protected_item_service_proto_rawDesc = "" +
 	"\n" +
-	"%cairn/v1/protected_item_service.proto\x12\bcairn.v1\x1a\x1acairn/v1/job_service.proto\x1a\x14cairn/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\t\n" +
+	"%cairn/v1/protected_item_service.proto\x12\bcairn.v1\x1a\x1acairn/v1/job_service.proto\x1a\x14cairn/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\t\n" +
 	"\rProtectedItem\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x18\n" +
@@ -1370,7 +1379,8 @@ const file_cairn_v1_protected_item_service_proto_rawDesc = "" +
 	"\x04etag\x18\x14 \x01(\tR\x04etag\x12K\n" +
 	"\x13minimum_consistency\x18\x15 \x01(\x0e2\x1a.cairn.v1.ConsistencyClassR\x12minimumConsistency\x12D\n" +
 	"\x10next_backup_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\x0enextBackupTime\x12J\n" +
-	"\x13schedule_since_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x11scheduleSinceTime\"\xba\x01\n" +
+	"\x13schedule_since_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x11scheduleSinceTime\x12H\n" +
+	"\x12billing_start_time\x18\x18 \x01(\v2\x1a.google.protobuf.TimestampR\x10billingStartTime\"\xba\x01\n" +
 	"\x15ProtectMachineRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12*\n" +
 	"\x11protected_item_id\x18\x02 \x01(\tR\x0fprotectedItemId\x12>\n" +
@@ -1510,40 +1520,41 @@ var file_cairn_v1_protected_item_service_proto_depIdxs = []int32{
 	22, // 8: cairn.v1.ProtectedItem.minimum_consistency:type_name -> cairn.v1.ConsistencyClass
 	21, // 9: cairn.v1.ProtectedItem.next_backup_time:type_name -> google.protobuf.Timestamp
 	21, // 10: cairn.v1.ProtectedItem.schedule_since_time:type_name -> google.protobuf.Timestamp
-	4,  // 11: cairn.v1.ProtectMachineRequest.protected_item:type_name -> cairn.v1.ProtectedItem
-	4,  // 12: cairn.v1.ProtectMachineResponse.protected_item:type_name -> cairn.v1.ProtectedItem
-	4,  // 13: cairn.v1.GetProtectedItemResponse.protected_item:type_name -> cairn.v1.ProtectedItem
-	4,  // 14: cairn.v1.ListProtectedItemsResponse.protected_items:type_name -> cairn.v1.ProtectedItem
-	4,  // 15: cairn.v1.UpdateProtectedItemRequest.protected_item:type_name -> cairn.v1.ProtectedItem
-	23, // 16: cairn.v1.UpdateProtectedItemRequest.update_mask:type_name -> google.protobuf.FieldMask
-	4,  // 17: cairn.v1.UpdateProtectedItemResponse.protected_item:type_name -> cairn.v1.ProtectedItem
-	21, // 18: cairn.v1.BackUpRequest.retain_until:type_name -> google.protobuf.Timestamp
-	24, // 19: cairn.v1.BackUpResponse.job:type_name -> cairn.v1.Job
-	3,  // 20: cairn.v1.StopProtectionRequest.mode:type_name -> cairn.v1.StopProtectionMode
-	24, // 21: cairn.v1.StopProtectionResponse.job:type_name -> cairn.v1.Job
-	24, // 22: cairn.v1.ResumeProtectionResponse.job:type_name -> cairn.v1.Job
-	24, // 23: cairn.v1.UndeleteProtectedItemResponse.job:type_name -> cairn.v1.Job
-	5,  // 24: cairn.v1.ProtectedItemService.ProtectMachine:input_type -> cairn.v1.ProtectMachineRequest
-	7,  // 25: cairn.v1.ProtectedItemService.GetProtectedItem:input_type -> cairn.v1.GetProtectedItemRequest
-	9,  // 26: cairn.v1.ProtectedItemService.ListProtectedItems:input_type -> cairn.v1.ListProtectedItemsRequest
-	11, // 27: cairn.v1.ProtectedItemService.UpdateProtectedItem:input_type -> cairn.v1.UpdateProtectedItemRequest
-	13, // 28: cairn.v1.ProtectedItemService.BackUp:input_type -> cairn.v1.BackUpRequest
-	15, // 29: cairn.v1.ProtectedItemService.StopProtection:input_type -> cairn.v1.StopProtectionRequest
-	17, // 30: cairn.v1.ProtectedItemService.ResumeProtection:input_type -> cairn.v1.ResumeProtectionRequest
-	19, // 31: cairn.v1.ProtectedItemService.UndeleteProtectedItem:input_type -> cairn.v1.UndeleteProtectedItemRequest
-	6,  // 32: cairn.v1.ProtectedItemService.ProtectMachine:output_type -> cairn.v1.ProtectMachineResponse
-	8,  // 33: cairn.v1.ProtectedItemService.GetProtectedItem:output_type -> cairn.v1.GetProtectedItemResponse
-	10, // 34: cairn.v1.ProtectedItemService.ListProtectedItems:output_type -> cairn.v1.ListProtectedItemsResponse
-	12, // 35: cairn.v1.ProtectedItemService.UpdateProtectedItem:output_type -> cairn.v1.UpdateProtectedItemResponse
-	14, // 36: cairn.v1.ProtectedItemService.BackUp:output_type -> cairn.v1.BackUpResponse
-	16, // 37: cairn.v1.ProtectedItemService.StopProtection:output_type -> cairn.v1.StopProtectionResponse
-	18, // 38: cairn.v1.ProtectedItemService.ResumeProtection:output_type -> cairn.v1.ResumeProtectionResponse
-	20, // 39: cairn.v1.ProtectedItemService.UndeleteProtectedItem:output_type -> cairn.v1.UndeleteProtectedItemResponse
-	32, // [32:40] is the sub-list for method output_type
-	24, // [24:32] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	21, // 11: cairn.v1.ProtectedItem.billing_start_time:type_name -> google.protobuf.Timestamp
+	4,  // 12: cairn.v1.ProtectMachineRequest.protected_item:type_name -> cairn.v1.ProtectedItem
+	4,  // 13: cairn.v1.ProtectMachineResponse.protected_item:type_name -> cairn.v1.ProtectedItem
+	4,  // 14: cairn.v1.GetProtectedItemResponse.protected_item:type_name -> cairn.v1.ProtectedItem
+	4,  // 15: cairn.v1.ListProtectedItemsResponse.protected_items:type_name -> cairn.v1.ProtectedItem
+	4,  // 16: cairn.v1.UpdateProtectedItemRequest.protected_item:type_name -> cairn.v1.ProtectedItem
+	23, // 17: cairn.v1.UpdateProtectedItemRequest.update_mask:type_name -> google.protobuf.FieldMask
+	4,  // 18: cairn.v1.UpdateProtectedItemResponse.protected_item:type_name -> cairn.v1.ProtectedItem
+	21, // 19: cairn.v1.BackUpRequest.retain_until:type_name -> google.protobuf.Timestamp
+	24, // 20: cairn.v1.BackUpResponse.job:type_name -> cairn.v1.Job
+	3,  // 21: cairn.v1.StopProtectionRequest.mode:type_name -> cairn.v1.StopProtectionMode
+	24, // 22: cairn.v1.StopProtectionResponse.job:type_name -> cairn.v1.Job
+	24, // 23: cairn.v1.ResumeProtectionResponse.job:type_name -> cairn.v1.Job
+	24, // 24: cairn.v1.UndeleteProtectedItemResponse.job:type_name -> cairn.v1.Job
+	5,  // 25: cairn.v1.ProtectedItemService.ProtectMachine:input_type -> cairn.v1.ProtectMachineRequest
+	7,  // 26: cairn.v1.ProtectedItemService.GetProtectedItem:input_type -> cairn.v1.GetProtectedItemRequest
+	9,  // 27: cairn.v1.ProtectedItemService.ListProtectedItems:input_type -> cairn.v1.ListProtectedItemsRequest
+	11, // 28: cairn.v1.ProtectedItemService.UpdateProtectedItem:input_type -> cairn.v1.UpdateProtectedItemRequest
+	13, // 29: cairn.v1.ProtectedItemService.BackUp:input_type -> cairn.v1.BackUpRequest
+	15, // 30: cairn.v1.ProtectedItemService.StopProtection:input_type -> cairn.v1.StopProtectionRequest
+	17, // 31: cairn.v1.ProtectedItemService.ResumeProtection:input_type -> cairn.v1.ResumeProtectionRequest
+	19, // 32: cairn.v1.ProtectedItemService.UndeleteProtectedItem:input_type -> cairn.v1.UndeleteProtectedItemRequest
+	6,  // 33: cairn.v1.ProtectedItemService.ProtectMachine:output_type -> cairn.v1.ProtectMachineResponse
+	8,  // 34: cairn.v1.ProtectedItemService.GetProtectedItem:output_type -> cairn.v1.GetProtectedItemResponse
+	10, // 35: cairn.v1.ProtectedItemService.ListProtectedItems:output_type -> cairn.v1.ListProtectedItemsResponse
+	12, // 36: cairn.v1.ProtectedItemService.UpdateProtectedItem:output_type -> cairn.v1.UpdateProtectedItemResponse
+	14, // 37: cairn.v1.ProtectedItemService.BackUp:output_type -> cairn.v1.BackUpResponse
+	16, // 38: cairn.v1.ProtectedItemService.StopProtection:output_type -> cairn.v1.StopProtectionResponse
+	18, // 39: cairn.v1.ProtectedItemService.ResumeProtection:output_type -> cairn.v1.ResumeProtectionResponse
+	20, // 40: cairn.v1.ProtectedItemService.UndeleteProtectedItem:output_type -> cairn.v1.UndeleteProtectedItemResponse
+	33, // [33:41] is the sub-list for method output_type
+	25, // [25:33] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_cairn_v1_protected_item_service_proto_init() }
