@@ -57,7 +57,7 @@ func (s *protectedItemService) ProtectMachine(ctx context.Context, r *pb.Protect
 			if err != nil {
 				return nil, err
 			}
-			resp := &pb.ProtectMachineResponse{ProtectedItem: itemMessage(it)}
+			resp := &pb.ProtectMachineResponse{ProtectedItem: s.itemMessage(it)}
 			more, err := k.inVault(resp)
 			if err != nil {
 				return nil, err
@@ -204,9 +204,10 @@ func errMachineGone(m *pb.Machine) error {
 }
 
 // itemMessage gives an item as clients see it.
-func itemMessage(stored *pb.ProtectedItem) *pb.ProtectedItem {
+func (s *Server) itemMessage(stored *pb.ProtectedItem) *pb.ProtectedItem {
 	m := proto.CloneOf(stored)
 	m.Etag = etagOf(stored)
+	m.NextBackupTime = s.nextBackup(stored)
 	return m
 }
 
@@ -226,7 +227,7 @@ func (s *protectedItemService) GetProtectedItem(_ context.Context, r *pb.GetProt
 	if err != nil {
 		return nil, err
 	}
-	return &pb.GetProtectedItemResponse{ProtectedItem: itemMessage(it)}, nil
+	return &pb.GetProtectedItemResponse{ProtectedItem: s.itemMessage(it)}, nil
 }
 
 // ListProtectedItems lists the items of a vault, or of all vaults, by name.
@@ -269,7 +270,7 @@ func (s *protectedItemService) ListProtectedItems(_ context.Context, r *pb.ListP
 	}
 	resp.NextPageToken = next
 	for _, it := range page {
-		resp.ProtectedItems = append(resp.ProtectedItems, itemMessage(it))
+		resp.ProtectedItems = append(resp.ProtectedItems, s.itemMessage(it))
 	}
 	return resp, nil
 }
@@ -325,7 +326,7 @@ func (s *protectedItemService) UpdateProtectedItem(ctx context.Context, r *pb.Up
 	if err != nil {
 		return nil, err
 	}
-	return &pb.UpdateProtectedItemResponse{ProtectedItem: itemMessage(it)}, nil
+	return &pb.UpdateProtectedItemResponse{ProtectedItem: s.itemMessage(it)}, nil
 }
 
 // changePolicy gives an item another policy.

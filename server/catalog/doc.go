@@ -21,6 +21,7 @@
 //	                                                RESTORE job is to do, its host
 //	                                                filled in
 //	request/{subscription}/{request}             J  Request
+//	schedule/{subscription}/{vault}/{item}       J  Schedule
 //	meta/revision                                N  a revision that no job has passed
 //
 // Subscriptions have no record: they are there by being named. Job ids begin with

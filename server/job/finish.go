@@ -33,6 +33,7 @@ func (m *Manager) finish(e *entry, how end) {
 	}
 	e.ending = true
 	next := proto.CloneOf(e.job)
+	why := e.why
 	m.mu.Unlock()
 
 	if next.State == pb.JobState_JOB_STATE_CANCELLING && how.error.GetReason() == pb.ErrorReason_ERROR_REASON_INTERRUPTED {
@@ -56,7 +57,9 @@ func (m *Manager) finish(e *entry, how end) {
 		}
 		next.Error = nil
 	case pb.JobState_JOB_STATE_CANCELLED:
-		next.Error = &pb.Problem{Reason: pb.ErrorReason_ERROR_REASON_CANCELLED, Message: ErrCancelled.Error()}
+		if next.Error = proto.CloneOf(why); why == nil {
+			next.Error = &pb.Problem{Reason: pb.ErrorReason_ERROR_REASON_CANCELLED, Message: ErrCancelled.Error()}
+		}
 	}
 	next.EndTime = timestamppb.New(m.o.Now())
 	endTasks(next)

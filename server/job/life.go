@@ -233,7 +233,11 @@ func (m *Manager) ForgetVault(vault string, also func(*catalog.Tx) error) error 
 
 // Cancel asks a job to stop and gives its state then. Errors: ErrNotFound, and
 // *StateError for a job that has ended.
-func (m *Manager) Cancel(name string) (*pb.Job, error) {
+func (m *Manager) Cancel(name string) (*pb.Job, error) { return m.CancelFor(name, nil) }
+
+// CancelFor is Cancel with a reason that the job then gives for its end. A job
+// that ends only after a restart says no more than that it was cancelled.
+func (m *Manager) CancelFor(name string, why *pb.Problem) (*pb.Job, error) {
 	m.mu.Lock()
 	e := m.active[name]
 	if e == nil || e.ended || e.ending {
@@ -251,6 +255,9 @@ func (m *Manager) Cancel(name string) (*pb.Job, error) {
 		return nil, &StateError{Job: name, State: j.State}
 	}
 	j := e.job
+	if e.why == nil {
+		e.why = why
+	}
 	switch {
 	case j.State == pb.JobState_JOB_STATE_QUEUED:
 		m.mu.Unlock()

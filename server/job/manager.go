@@ -174,6 +174,7 @@ type entry struct {
 	leaseUp  bool                    // the lease was renewed and that is not stored
 	ending   bool                    // finish is at work
 	ended    bool
+	why      *pb.Problem   // with what it ends if it is CANCELLED; may be nil
 	done     chan struct{} // closed when it has ended
 }
 

@@ -54,6 +54,17 @@ func (m *Manager) Reading(point string) (job string, ok bool) {
 	return "", false
 }
 
+// Busy gives the BACKUP of an item, or its RESTORE in place, that has not ended;
+// nil if there is none. It is shared: not to be changed.
+func (m *Manager) Busy(item string) *pb.Job {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.busy[item]; e != nil {
+		return e.job
+	}
+	return nil
+}
+
 // Waiting names a job that a host is to do, or does. It waits for nothing but the
 // Manager's own lock.
 func (m *Manager) Waiting(host string) (job string, ok bool) {
