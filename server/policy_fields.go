@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-	_ "time/tzdata" // zones are the same everywhere, and there on machines without any
 
 	pb "cairn/proto/cairn/v1"
 )

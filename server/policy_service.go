@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -12,6 +11,7 @@ import (
 
 	"cairn/blockstore"
 	pb "cairn/proto/cairn/v1"
+	"cairn/server/policy"
 )
 
 type policyService struct {
@@ -172,7 +172,7 @@ func (s *policyService) UpdatePolicy(ctx context.Context, r *pb.UpdatePolicyRequ
 // mayShorten refuses to replace a policy by one that keeps points shorter, in a
 // vault that is immutable. name is of what is changed.
 func mayShorten(v *Vault, name string, old, p *pb.Policy) error {
-	if m := v.stored(); isImmutable(m) && shortens(old.Retention, p.Retention) {
+	if m := v.stored(); isImmutable(m) && policy.Shortens(old, p) {
 		return newError(pb.ErrorReason_ERROR_REASON_IMMUTABLE,
 			"vault %q is immutable (%s): the retention for %q cannot be shortened", v.Name, short(m.Immutability), name).
 			with("name", name)
@@ -218,41 +218,4 @@ func (s *policyService) DeletePolicy(ctx context.Context, r *pb.DeletePolicyRequ
 	defer v.mu.Unlock()
 	delete(v.policies, n.Policy)
 	return &pb.DeletePolicyResponse{}, nil
-}
-
-// shortens says whether a retention keeps some point for a shorter time than
-// another did.
-func shortens(old, now *pb.Retention) bool {
-	all := func(sub, set []int32) bool { // sub ⊆ set
-		for _, d := range sub {
-			if !slices.Contains(set, d) {
-				return false
-			}
-		}
-		return true
-	}
-	on := func(oldW, nowW *pb.WeekdaysOfMonth, oldD, nowD *pb.DaysOfMonth) bool {
-		return all(numbers(oldW.GetOrdinals()), numbers(nowW.GetOrdinals())) &&
-			all(numbers(oldW.GetDays()), numbers(nowW.GetDays())) &&
-			all(oldD.GetDays(), nowD.GetDays()) && (!oldD.GetLastDay() || nowD.GetLastDay())
-	}
-	ow, nw := old.GetWeekly(), now.GetWeekly()
-	om, nm := old.GetMonthly(), now.GetMonthly()
-	oy, ny := old.GetYearly(), now.GetYearly()
-	switch {
-	case now.GetDaily().GetDays() < old.GetDaily().GetDays(),
-		ow != nil && (nw.GetWeeks() < ow.Weeks || !all(numbers(ow.Days), numbers(nw.GetDays()))),
-		om != nil && (nm.GetMonths() < om.Months || !on(om.GetWeekdays(), nm.GetWeekdays(), om.GetDays(), nm.GetDays())),
-		oy != nil && (ny.GetYears() < oy.Years || !all(oy.MonthsOfYear, ny.GetMonthsOfYear()) || !on(oy.GetWeekdays(), ny.GetWeekdays(), oy.GetDays(), ny.GetDays())):
-		return true
-	}
-	return false
-}
-
-func numbers[E ~int32](es []E) []int32 {
-	out := make([]int32, len(es))
-	for i, e := range es {
-		out[i] = int32(e)
-	}
-	return out
 }

@@ -122,27 +122,3 @@ func TestPolicyRefusals(t *testing.T) {
 	_, err := w.policies.GetPolicy(w.ctx, &pb.GetPolicyRequest{Name: vault + "/policies/p"})
 	wantError(t, err, codes.NotFound, pb.ErrorReason_ERROR_REASON_POLICY_NOT_FOUND)
 }
-
-func TestShortens(t *testing.T) {
-	full := fullPolicy().Retention
-	if shortens(full, full) || shortens(&pb.Retention{}, full) {
-		t.Error("the same, or more, is taken for shorter")
-	}
-	for i, change := range []func(*pb.Retention){
-		func(r *pb.Retention) { r.Daily = nil },
-		func(r *pb.Retention) { r.Weekly.Weeks-- },
-		func(r *pb.Retention) { r.Weekly.Days[0] = pb.DayOfWeek_DAY_OF_WEEK_MONDAY },
-		func(r *pb.Retention) { r.Monthly.Months-- },
-		func(r *pb.Retention) { r.Monthly.GetWeekdays().Ordinals[0] = pb.Ordinal_ORDINAL_FIRST },
-		func(r *pb.Retention) { r.Monthly.On = &pb.MonthlyRetention_Days{Days: &pb.DaysOfMonth{LastDay: true}} },
-		func(r *pb.Retention) { r.Yearly.MonthsOfYear[0] = 2 },
-		func(r *pb.Retention) { r.Yearly.GetDays().LastDay = false },
-		func(r *pb.Retention) { r.Yearly = nil },
-	} {
-		r := proto.CloneOf(full)
-		change(r)
-		if !shortens(full, r) {
-			t.Errorf("change %d is not taken for shorter", i)
-		}
-	}
-}
