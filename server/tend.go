@@ -90,6 +90,7 @@ func (s *Server) do(ctx context.Context, c *chore) (next time.Time) {
 // Tend does once all that is due now, and returns when it is done: for a server
 // that is Options.Unattended.
 func (s *Server) Tend(ctx context.Context) {
+	s.jobs.Look()
 	for _, name := range []string{choreSchedule, choreRetention, choreDeleted, choreReclaim, choreUsage, choreRequests} {
 		s.do(ctx, s.chores[name])
 	}

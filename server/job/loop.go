@@ -18,7 +18,7 @@ func (m *Manager) wake() {
 	}
 }
 
-// loop ends leases that ran out and writes progress.
+// loop does what is due by the clock, until the Manager is stopped.
 func (m *Manager) loop() {
 	defer close(m.done)
 	timer := time.NewTimer(0)
@@ -30,36 +30,43 @@ func (m *Manager) loop() {
 		case <-m.kick:
 		case <-timer.C:
 		}
-		m.mu.Lock()
-		now := m.o.Now()
-		next := now.Add(time.Hour)
-		var expired []*entry
-		dirty := false
-		for _, e := range m.active {
-			switch {
-			case e.ended || e.ending:
-			case e.lease.Token != nil && !now.Before(e.lease.Expire):
-				expired = append(expired, e)
-			case e.lease.Token != nil && e.lease.Expire.Before(next):
-				next = e.lease.Expire
-			}
-			dirty = dirty || e.dirty
-		}
-		if due := m.flushed.Add(m.o.Flush); dirty && !now.Before(due) {
-			m.flush()
-		} else if dirty && due.Before(next) {
-			next = due
-		}
-		if now.Sub(m.swept) >= time.Hour {
-			m.swept = now
-			m.sweep(now)
-		}
-		m.mu.Unlock()
-		for _, e := range expired {
-			m.expire(e)
-		}
-		timer.Reset(next.Sub(m.o.Now()))
+		timer.Reset(m.Look().Sub(m.o.Now()))
 	}
+}
+
+// Look ends leases that ran out and writes progress, and gives the time of the
+// next that will run out or is to be written. The Manager does that by itself, by
+// timers that know nothing of a clock that is set: whoever sets it calls Look.
+func (m *Manager) Look() (next time.Time) {
+	m.mu.Lock()
+	now := m.o.Now()
+	next = now.Add(time.Hour)
+	var expired []*entry
+	dirty := false
+	for _, e := range m.active {
+		switch {
+		case e.ended || e.ending:
+		case e.lease.Token != nil && !now.Before(e.lease.Expire):
+			expired = append(expired, e)
+		case e.lease.Token != nil && e.lease.Expire.Before(next):
+			next = e.lease.Expire
+		}
+		dirty = dirty || e.dirty
+	}
+	if due := m.flushed.Add(m.o.Flush); dirty && !now.Before(due) {
+		m.flush()
+	} else if dirty && due.Before(next) {
+		next = due
+	}
+	if now.Sub(m.swept) >= time.Hour {
+		m.swept = now
+		m.sweep(now)
+	}
+	m.mu.Unlock()
+	for _, e := range expired {
+		m.expire(e)
+	}
+	return next
 }
 
 // expire ends a job of whose agent nothing was heard.
