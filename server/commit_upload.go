@@ -97,6 +97,9 @@ func (s *Server) committed(token string) (*pb.CommitUploadResponse, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.fillKept(v, n.ItemName, p); err != nil {
+		return nil, err
+	}
 	return &pb.CommitUploadResponse{RecoveryPoint: p}, nil
 }
 
@@ -174,9 +177,12 @@ func (c *committer) describe(maps []upload.Map, got upload.Received, it *pb.Prot
 	s, p, r := c.s, &c.point, c.r
 	policy := c.o.vault.pointPolicy(it)
 	p.Consistency = max(r.Consistency, pb.ConsistencyClass_CONSISTENCY_CLASS_CRASH_CONSISTENT)
-	retain := j.RetainUntil
+	p.ScheduleTime = j.ScheduleTime
+	if p.ScheduleTime == nil { // asked for
+		p.RetainUntil = orDefault(j.RetainUntil, timestamppb.New(s.opts.Now().Add(defaultRetention)))
+	}
 	if j.Operation == pb.JobOperation_JOB_OPERATION_RESTORE { // a safety point: whatever can be had is good
-		retain = timestamppb.New(s.opts.Now().Add(safetyRetention))
+		p.RetainUntil = timestamppb.New(s.opts.Now().Add(safetyRetention))
 	} else if least, who := leastConsistency(policy, it); p.Consistency < least {
 		return newError(pb.ErrorReason_ERROR_REASON_CONSISTENCY_TOO_LOW,
 			"the backup is %s, and %s demands %s at least", className(p.Consistency), who, className(least)).
@@ -192,12 +198,10 @@ func (c *committer) describe(maps []upload.Map, got upload.Received, it *pb.Prot
 	if err != nil {
 		return fmt.Errorf("make a uid: %w", err)
 	}
-	expire, rule := keepUntil(snapshot, retain, policy)
 	c.name = PointName{c.o.item, id}
 	p.Name, p.Uid = c.name.String(), uid.String()
 	p.CreateTime = timestamppb.New(s.opts.Now())
 	p.ExcludedDisks = it.ExcludedDisks
-	p.ExpireTime, p.RetentionRule = timestamppb.New(expire), rule
 	p.Job, p.Machine = j.Name, it.Machine
 	p.MachineTitle, p.GuestOs = r.MachineTitle, r.GuestOs
 	p.NewBytes, p.StoredBytes = got.NewBytes, got.StoredBytes
@@ -239,7 +243,7 @@ func (c *committer) store(ctx context.Context, maps []upload.Map, store upload.S
 			data += m.Data
 		}
 	}
-	_, err = c.o.vault.changeItem(ctx, c.o.item, func(it *pb.ProtectedItem) error {
+	it, err := c.o.vault.changeItem(ctx, c.o.item, func(it *pb.ProtectedItem) error {
 		if it.LatestRecoveryPoint < c.point.Name { // ids sort by time
 			it.LatestRecoveryPoint = c.point.Name
 		}
@@ -251,10 +255,13 @@ func (c *committer) store(ctx context.Context, maps []upload.Map, store upload.S
 		return err
 	}
 	stored, err := decodePoint(c.name, meta)
-	if err == nil {
-		c.point.Etag = stored.Etag
+	if err != nil {
+		return err
 	}
-	return err
+	c.point.Etag = stored.Etag
+	c.s.keeping(c.o.vault, it).fill(&c.point)
+	c.s.poke(choreRetention) // the one before is the newest no more
+	return nil
 }
 
 // stats is what the server's own job tells at its end.

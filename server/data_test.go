@@ -29,7 +29,7 @@ func TestBackUpAndReadBack(t *testing.T) {
 	if !bytes.Equal(p1.Disks[2].RootDigest, block.Zero[:]) || p1.Disks[1].Size != 1<<40 || p1.Disks[1].SourceFormat != "raw" {
 		t.Errorf("disks %v", p1.Disks)
 	}
-	if p1.ExpireTime.AsTime() != day.AddDate(0, 0, 30) || p1.RetentionRule != pb.RetentionRule_RETENTION_RULE_DAILY {
+	if kept := p1.ExpireTime.AsTime().Sub(p1.CreateTime.AsTime()); kept > defaultRetention || kept < defaultRetention-defaultRetention/1000 || p1.RetentionRule != pb.RetentionRule_RETENTION_RULE_RETAIN_UNTIL {
 		t.Errorf("kept until %v by %v", p1.ExpireTime.AsTime(), p1.RetentionRule)
 	}
 	if !validID(newPointName(t, p1.Name).Point) || p1.Etag == "" || p1.Uid == "" || p1.Machine != web1 || p1.MachineTitle != "web 1" ||

@@ -16,6 +16,7 @@
 //	data_plane.go what the services share that move data
 //	data_errors.go the words for what goes wrong there
 //	points.go     recovery points as the vault's store keeps them
+//	retention.go  until when they are kept, and why; pruning
 //	point_lease.go leases of those who read them
 //	ordered.go    reading ahead, in order
 //	block_codec.go messages with blocks in them, without copying these

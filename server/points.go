@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"cairn/blockstore"
 	"cairn/blockstore/block"
 	pb "cairn/proto/cairn/v1"
@@ -20,7 +18,8 @@ import (
 // A recovery point is a point of its vault's store: the id there is
 // "item/point", so that the points of an item stand together, by time; its Meta
 // is the pb.RecoveryPoint, without name and etag, which follow from where it
-// stands and what it says.
+// stands and what it says, and without expire_time and retention_rule, which follow
+// from the policy that its item has when it is read: see keeping.
 
 // storeID is the point's id in its vault's store.
 func (n PointName) storeID() string { return n.Item + "/" + n.Point }
@@ -33,23 +32,32 @@ func (n VaultName) pointOfStore(id string) PointName {
 
 // encodePoint gives a point's Meta.
 func encodePoint(p *pb.RecoveryPoint) ([]byte, error) {
-	name, etag := p.Name, p.Etag
-	p.Name, p.Etag = "", ""
-	defer func() { p.Name, p.Etag = name, etag }()
+	name, etag, expire, rule := p.Name, p.Etag, p.ExpireTime, p.RetentionRule
+	p.Name, p.Etag, p.ExpireTime, p.RetentionRule = "", "", nil, 0
+	defer func() { p.Name, p.Etag, p.ExpireTime, p.RetentionRule = name, etag, expire, rule }()
 	return catalog.EncodeProto(p)
 }
 
+// decodePoint gives the point as it is stored, with its name and its etag.
 func decodePoint(n PointName, meta []byte) (*pb.RecoveryPoint, error) {
 	p := new(pb.RecoveryPoint)
 	if err := catalog.DecodeProto(meta, p); err != nil {
 		return nil, fmt.Errorf("recovery point %s: %w", n, err)
 	}
+	// Points were stored with what kept them, once: a date that somebody gave, or
+	// the policy, whose rules look at the run.
+	if p.RetentionRule == pb.RetentionRule_RETENTION_RULE_RETAIN_UNTIL && p.RetainUntil == nil {
+		p.RetainUntil = p.ExpireTime
+	} else if p.RetentionRule != pb.RetentionRule_RETENTION_RULE_UNSPECIFIED && p.ScheduleTime == nil {
+		p.ScheduleTime = p.SnapshotTime
+	}
+	p.ExpireTime, p.RetentionRule = nil, pb.RetentionRule_RETENTION_RULE_UNSPECIFIED
 	d := block.Sum(meta)
 	p.Name, p.Etag = n.String(), hex.EncodeToString(d[:8])
 	return p, nil
 }
 
-// point reads a recovery point. Error: RECOVERY_POINT_NOT_FOUND.
+// point reads a recovery point as it is stored. Error: RECOVERY_POINT_NOT_FOUND.
 func (v *Vault) point(n PointName) (*pb.RecoveryPoint, blockstore.Point, error) {
 	sp, err := v.Store.Point(n.storeID())
 	if errors.Is(err, blockstore.ErrNotFound) {
@@ -129,17 +137,6 @@ func newPointID(t time.Time, rand io.Reader) (string, error) {
 	return fmt.Sprintf("p%s-%03d%s", t.Format("20060102t150405"), t.Nanosecond()/1e6, tail), nil
 }
 
-// defaultRetention keeps points of a policy that says nothing.
+// defaultRetention is how long a point is kept that somebody asked for without
+// saying for how long.
 const defaultRetention = 30 * 24 * time.Hour
-
-// keepUntil is when a new point expires, and why.
-func keepUntil(snapshot time.Time, retainUntil *timestamppb.Timestamp, policy *pb.Policy) (time.Time, pb.RetentionRule) {
-	if retainUntil != nil {
-		return retainUntil.AsTime(), pb.RetentionRule_RETENTION_RULE_RETAIN_UNTIL
-	}
-	expire := snapshot.Add(defaultRetention)
-	if days := policy.GetRetention().GetDaily().GetDays(); days > 0 {
-		expire = snapshot.AddDate(0, 0, int(days))
-	}
-	return expire, pb.RetentionRule_RETENTION_RULE_DAILY
-}

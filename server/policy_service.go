@@ -163,9 +163,14 @@ func (s *policyService) UpdatePolicy(ctx context.Context, r *pb.UpdatePolicyRequ
 		return nil, err
 	}
 	p.UpdateTime = timestamppb.New(s.opts.Now())
+	if !proto.Equal(p.Schedule, old.Schedule) {
+		p.ScheduleUpdateTime = p.UpdateTime
+	}
 	if err := v.putPolicy(ctx, n.Policy, p); err != nil {
 		return nil, err
 	}
+	s.poke(choreSchedule)
+	s.poke(choreRetention)
 	return &pb.UpdatePolicyResponse{Policy: policyMessage(v, p)}, nil
 }
 

@@ -29,6 +29,9 @@ func (s *recoveryPointService) GetRecoveryPoint(_ context.Context, r *pb.GetReco
 	}
 	defer release()
 	p, _, err := v.point(n)
+	if err == nil {
+		err = s.fillKept(v, n.ItemName, p)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +60,9 @@ func (s *recoveryPointService) ListRecoveryPoints(_ context.Context, r *pb.ListR
 		return nil, err
 	}
 	points, err := v.pointsBefore(item, before, size+1)
+	if err == nil {
+		err = s.fillKept(v, item, points...)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -73,10 +79,13 @@ func (s *recoveryPointService) ExtendRecoveryPoint(ctx context.Context, r *pb.Ex
 	var f fields
 	n := f.point("name", r.Name)
 	until := f.time("retain_until", r.RetainUntil)
-	if r.RetainUntil == nil {
+	switch now := s.opts.Now(); {
+	case r.RetainUntil == nil:
 		f.add("retain_until", "must be given")
-	}
-	if most := s.opts.Now().AddDate(99, 0, 0); until.After(most) {
+	case until.IsZero(): // is no time: told already
+	case !until.After(now):
+		f.add("retain_until", "%s is past; it must lie in the future", until.Format(time.RFC3339))
+	case until.After(now.AddDate(99, 0, 0)):
 		f.add("retain_until", "is %s; it must lie within 99 years", until.Format(time.RFC3339))
 	}
 	if err := f.err(); err != nil {
@@ -96,11 +105,18 @@ func (s *recoveryPointService) ExtendRecoveryPoint(ctx context.Context, r *pb.Ex
 	if err := checkPointEtag(p, r.Etag); err != nil {
 		return nil, err
 	}
-	if now := p.ExpireTime.AsTime(); until.Before(now) {
-		return nil, invalidField("retain_until", "is %s, before the point's present expire_time %s; a point can only be kept longer",
-			until.Format(time.RFC3339), now.Format(time.RFC3339))
+	if err := s.fillKept(v, n.ItemName, p); err != nil {
+		return nil, err
 	}
-	p.ExpireTime, p.RetentionRule = timestamppb.New(until), pb.RetentionRule_RETENTION_RULE_RETAIN_UNTIL
+	// What is kept without an end may be given any date to come, but for the one it
+	// was promised before.
+	for _, t := range []*timestamppb.Timestamp{p.ExpireTime, p.RetainUntil} {
+		if t != nil && until.Before(t.AsTime()) {
+			return nil, invalidField("retain_until", "is %s, before the point's present expire_time %s; a point can only be kept longer",
+				until.Format(time.RFC3339), t.AsTime().Format(time.RFC3339))
+		}
+	}
+	p.RetainUntil = timestamppb.New(until)
 	meta, err := encodePoint(p)
 	if err != nil {
 		return nil, err
@@ -108,7 +124,10 @@ func (s *recoveryPointService) ExtendRecoveryPoint(ctx context.Context, r *pb.Ex
 	if err := v.Store.UpdatePoint(ctx, sp.ID, meta); err != nil {
 		return nil, err
 	}
-	if p, err = decodePoint(n, meta); err != nil {
+	if p, err = decodePoint(n, meta); err == nil {
+		err = s.fillKept(v, n.ItemName, p)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &pb.ExtendRecoveryPointResponse{RecoveryPoint: p}, nil
@@ -136,7 +155,7 @@ func (s *recoveryPointService) DeleteRecoveryPoint(ctx context.Context, r *pb.De
 	defer release()
 	s.data.points.Lock()
 	defer s.data.points.Unlock()
-	p, sp, err := v.point(n)
+	p, _, err := v.point(n)
 	if err != nil {
 		return nil, err
 	}
@@ -147,9 +166,19 @@ func (s *recoveryPointService) DeleteRecoveryPoint(ctx context.Context, r *pb.De
 		return nil, newError(pb.ErrorReason_ERROR_REASON_IMMUTABLE,
 			"vault %q is immutable (%s): its recovery points cannot be deleted", v.Name, short(m.Immutability)).with("name", n.String())
 	}
+	if err := s.deletePoint(ctx, v, n, nil); err != nil {
+		return nil, err
+	}
+	return &pb.DeleteRecoveryPointResponse{}, nil
+}
+
+// deletePoint removes a point, unless it is its item's newest or somebody reads
+// it. may, unless nil, looks at the item as it is when that happens. The caller
+// holds data.points.
+func (s *Server) deletePoint(ctx context.Context, v *Vault, n PointName, may func(*pb.ProtectedItem) error) error {
 	reopen, err := s.closePoint(n)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer reopen()
 	_, err = v.changeItem(ctx, n.ItemName, func(it *pb.ProtectedItem) error {
@@ -157,16 +186,18 @@ func (s *recoveryPointService) DeleteRecoveryPoint(ctx context.Context, r *pb.De
 			return newError(pb.ErrorReason_ERROR_REASON_NEWEST_RECOVERY_POINT,
 				"recovery point %q is the newest of its item, which is kept until the next successful backup", n).with("name", n.String())
 		}
+		if may != nil {
+			if err := may(it); err != nil {
+				return err
+			}
+		}
 		it.RecoveryPointCount--
 		return nil
-	}, func(m blockstore.Mutation) error { return v.Store.DeletePoint(ctx, sp.ID, m) })
+	}, func(m blockstore.Mutation) error { return v.Store.DeletePoint(ctx, n.storeID(), m) })
 	if errors.Is(err, blockstore.ErrNotFound) {
-		return nil, errPointNotFound(n)
+		return errPointNotFound(n)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &pb.DeleteRecoveryPointResponse{}, nil
+	return err
 }
 
 // LeaseRecoveryPoint keeps a point from being deleted while it is read.

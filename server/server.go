@@ -81,6 +81,7 @@ type Server struct {
 	data     *dataPlane
 	jobs     *job.Manager
 	chores   map[string]*chore
+	pruned   map[ItemName]pruned // what choreRetention knows
 
 	// ctx ends when the server is closed; tasks work until then.
 	ctx    context.Context
