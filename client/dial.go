@@ -38,12 +38,18 @@ const retries = `{"methodConfig": [{
 	"name": [
 		{"service": "cairn.v1.VaultService", "method": "GetVault"},
 		{"service": "cairn.v1.VaultService", "method": "ListVaults"},
+		{"service": "cairn.v1.VaultService", "method": "GetVaultUsage"},
+		{"service": "cairn.v1.VaultService", "method": "GetVaultSummary"},
+		{"service": "cairn.v1.PolicyService", "method": "GetPolicy"},
+		{"service": "cairn.v1.PolicyService", "method": "ListPolicies"},
+		{"service": "cairn.v1.PolicyService", "method": "PreviewPolicy"},
 		{"service": "cairn.v1.ProtectedItemService", "method": "GetProtectedItem"},
 		{"service": "cairn.v1.ProtectedItemService", "method": "ListProtectedItems"},
 		{"service": "cairn.v1.RecoveryPointService", "method": "GetRecoveryPoint"},
 		{"service": "cairn.v1.RecoveryPointService", "method": "ListRecoveryPoints"},
 		{"service": "cairn.v1.JobService", "method": "GetJob"},
 		{"service": "cairn.v1.JobService", "method": "ListJobs"},
+		{"service": "cairn.v1.AuditService", "method": "ListAuditRecords"},
 		{"service": "cairn.v1.BlockService", "method": "FindMissing"}
 	],
 	"retryPolicy": {
@@ -63,6 +69,7 @@ type Client struct {
 	Points   cairnv1.RecoveryPointServiceClient
 	Jobs     cairnv1.JobServiceClient
 	Blocks   cairnv1.BlockServiceClient
+	Audit    cairnv1.AuditServiceClient
 }
 
 // Dial prepares a connection to address: "unix:PATH", or "HOST:PORT" where HOST
@@ -76,6 +83,7 @@ func Dial(address string) (*Client, error) {
 	conn, err := grpc.NewClient(target,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(retries),
+		grpc.WithUserAgent("cairn"), // stands in the server's audit records
 		grpc.WithConnectParams(reconnect),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithInitialWindowSize(window),
@@ -105,6 +113,7 @@ func Dial(address string) (*Client, error) {
 		Points:   cairnv1.NewRecoveryPointServiceClient(conn),
 		Jobs:     cairnv1.NewJobServiceClient(conn),
 		Blocks:   cairnv1.NewBlockServiceClient(conn),
+		Audit:    cairnv1.NewAuditServiceClient(conn),
 	}, nil
 }
 

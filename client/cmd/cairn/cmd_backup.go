@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -18,7 +17,7 @@ func (a *app) backupCmd() *cobra.Command {
 		Use: "backup ITEM", Short: "Back up now", Args: args(cobra.ExactArgs(1)),
 		Long: "Start a backup of a protected item now. Its point is kept for 30 days, or through the day given.",
 	}
-	cmd.Flags().StringVar(&until, "retain-until", "", "last day to keep the point: 2027-01-31, or a time in RFC 3339")
+	cmd.Flags().StringVar(&until, "retain-until", "", "last day to keep the point: 2027-01-31, 90d, or a time in RFC 3339")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait for the end; exit with 1 if the job failed")
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 		req := &cairnv1.BackUpRequest{RequestId: requestID()}
@@ -40,16 +39,4 @@ func (a *app) backupCmd() *cobra.Command {
 		return a.started(ctx, c, resp.GetJob(), wait)
 	})
 	return cmd
-}
-
-// retainUntil reads a day, which counts to its end, or a time.
-func retainUntil(s string) (time.Time, error) {
-	if t, err := time.ParseInLocation(time.DateOnly, s, time.Local); err == nil {
-		return t.AddDate(0, 0, 1).Add(-time.Second), nil
-	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return t, usagef("--retain-until %q: must be a day such as 2027-01-31, or a time such as 2027-01-31T12:00:00Z", s)
-	}
-	return t, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -14,12 +15,23 @@ import (
 )
 
 var itemTable = table[*cairnv1.ProtectedItem]{
-	head: []string{"ITEM", "VAULT", "POLICY", "PROTECTION", "LAST BACKUP STATUS", "HEALTH", "POINTS", "NEWEST POINT"},
+	head: []string{"ITEM", "VAULT", "POLICY", "PROTECTION", "LAST BACKUP STATUS", "HEALTH", "POINTS", "NEWEST POINT", "NEXT BACKUP"},
 	row: func(i *cairnv1.ProtectedItem) []string {
 		return []string{
 			short(i.GetName()), field(i.GetName(), "vaults"), short(i.GetPolicy()), word(i.GetProtectionState(), "PROTECTION_STATE_"),
 			i.GetLastBackupStatusText(), word(i.GetHealth(), "HEALTH_STATUS_"), fmt.Sprint(i.GetRecoveryPointCount()),
-			orDash(short(i.GetLatestRecoveryPoint())),
+			orDash(short(i.GetLatestRecoveryPoint())), when(i.GetNextBackupTime()),
+		}
+	},
+}
+
+// deletedTable shows items that can still be undeleted.
+var deletedTable = table[*cairnv1.ProtectedItem]{
+	head: []string{"ITEM", "VAULT", "DELETED", "GOES FOR GOOD", "POINTS", "SIZE"},
+	row: func(i *cairnv1.ProtectedItem) []string {
+		return []string{
+			short(i.GetName()), field(i.GetName(), "vaults"), when(i.GetDeleteTime()), when(i.GetPurgeTime()),
+			fmt.Sprint(i.GetRecoveryPointCount()), size(i.GetProtectedBytes()),
 		}
 	},
 }
@@ -77,12 +89,17 @@ func (a *app) protectCmd() *cobra.Command {
 
 func (a *app) itemCmd() *cobra.Command {
 	var vault string
+	var deleted bool
 	list := &cobra.Command{Use: "list", Short: "List protected items", Args: args(cobra.NoArgs)}
 	list.Flags().StringVar(&vault, "vault", "", "only this vault's")
+	list.Flags().BoolVar(&deleted, "deleted", false, "only those that are soft-deleted, and when they go for good")
 	list.RunE = a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
-		items, err := a.listItems(ctx, c, vault)
+		items, err := a.listItems(ctx, c, vault, deleted)
 		if err != nil {
 			return err
+		}
+		if deleted {
+			return printList(a, deletedTable, slices.DeleteFunc(items, func(i *cairnv1.ProtectedItem) bool { return i.GetDeleteTime() == nil }))
 		}
 		return printList(a, itemTable, items)
 	})
@@ -100,7 +117,7 @@ func (a *app) itemCmd() *cobra.Command {
 			return a.printItem(resp.GetProtectedItem())
 		}),
 	}
-	return group("item", "Show and change protected items", list, show, a.itemUpdateCmd())
+	return group("item", "Show and change protected items, stop and resume their protection", list, show, a.itemUpdateCmd(), a.itemStopCmd(), a.itemResumeCmd(), a.itemUndeleteCmd())
 }
 
 // printItem prints all there is to say about an item.
@@ -109,6 +126,16 @@ func (a *app) printItem(it *cairnv1.ProtectedItem) error {
 		return err
 	}
 	fmt.Printf("machine: %s/%s\n", field(it.GetMachine(), "hosts"), short(it.GetMachine()))
+	fmt.Printf("protected since: %s, size: %s\n", when(it.GetCreateTime()), size(it.GetProtectedBytes()))
+	fmt.Printf("last success: %s", ago(it.GetLastBackupTime()))
+	if j := it.GetLastBackupJob(); j != "" {
+		fmt.Printf(", last job: %s", short(j))
+	}
+	fmt.Println()
+	if it.GetDeleteTime() != nil {
+		fmt.Printf("deleted: %s; its data goes for good at %s, until then: cairn item undelete %s\n",
+			when(it.GetDeleteTime()), when(it.GetPurgeTime()), field(it.GetName(), "vaults")+"/"+short(it.GetName()))
+	}
 	if d := it.GetExcludedDisks(); len(d) > 0 {
 		fmt.Printf("excluded disks: %s\n", strings.Join(d, ", "))
 	}
@@ -116,7 +143,7 @@ func (a *app) printItem(it *cairnv1.ProtectedItem) error {
 		fmt.Printf("minimum consistency: %s\n", word(it.GetMinimumConsistency(), "CONSISTENCY_CLASS_"))
 	}
 	if d := it.GetHealthDetail(); d != "" {
-		fmt.Println(d)
+		fmt.Printf("health: %s\n", d)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,15 +16,23 @@ import (
 )
 
 var jobTable = table[*cairnv1.Job]{
-	head: []string{"JOB", "VAULT", "OPERATION", "ITEM", "STATE", "PROGRESS", "STARTED", "TOOK", "NEW DATA", "ERROR"},
+	head: []string{"JOB", "VAULT", "OPERATION", "ITEM", "STATE", "PROGRESS", "STARTED", "TOOK", "NEW DATA", "SCHEDULED FOR", "TRY", "NEXT TRY", "ERROR"},
 	row: func(j *cairnv1.Job) []string {
 		stats := j.GetStats()
 		return []string{
 			short(j.GetName()), field(j.GetName(), "vaults"), word(j.GetOperation(), "JOB_OPERATION_"), orDash(short(j.GetProtectedItem())),
 			word(j.GetState(), "JOB_STATE_"), progressText(j), when(j.GetStartTime()), took(j.GetStartTime(), j.GetEndTime()),
-			size(stats.GetNewBytes()), orDash(j.GetError().GetMessage()),
+			size(stats.GetNewBytes()), when(j.GetScheduleTime()), tryText(j), when(j.GetNextAttemptTime()), orDash(j.GetError().GetMessage()),
 		}
 	},
+}
+
+// tryText is which try of its run of the schedule a job is.
+func tryText(j *cairnv1.Job) string {
+	if j.GetAttempt() == 0 {
+		return "-"
+	}
+	return fmt.Sprint(j.GetAttempt())
 }
 
 func progressText(j *cairnv1.Job) string {
@@ -51,28 +60,48 @@ func (a *app) jobParent(vault string) (string, error) {
 }
 
 func (a *app) jobListCmd() *cobra.Command {
-	var vault, item, state string
-	cmd := &cobra.Command{Use: "list", Short: "List jobs, newest first", Args: args(cobra.NoArgs)}
-	cmd.Flags().StringVar(&vault, "vault", "", "only this vault's")
-	cmd.Flags().StringVar(&item, "item", "", "only this item's")
-	cmd.Flags().StringVar(&state, "state", "", "only in this state: queued, in-progress, failed, …")
+	var vault, item string
+	var states, operations []string
+	var failed bool
+	cmd := &cobra.Command{
+		Use: "list", Short: "List jobs, newest first", Args: args(cobra.NoArgs),
+		Long: `List jobs, newest first. Of a backup that its schedule started, SCHEDULED FOR is the
+run that it is for; TRY counts the attempts at that run, and NEXT TRY is when the
+server makes the next one by itself. SKIPPED runs did not begin, because the one
+before was still under way.`,
+	}
+	f := cmd.Flags()
+	f.StringVar(&vault, "vault", "", "only this vault's")
+	f.StringVar(&item, "item", "", "only this item's")
+	f.StringSliceVar(&states, "state", nil, "only in these states: queued, in-progress, failed, skipped, …")
+	f.StringSliceVar(&operations, "operation", nil, "only these operations: backup, restore, verify, reclaim, …")
+	f.BoolVar(&failed, "failed", false, "only those that failed")
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
+		if failed && f.Changed("state") {
+			return usagef("--failed and --state exclude each other")
+		}
 		parent, err := a.jobParent(vault)
 		if err != nil {
 			return err
 		}
 		filter := &cairnv1.JobFilter{}
+		if failed {
+			filter.States = []cairnv1.JobState{cairnv1.JobState_JOB_STATE_FAILED}
+		}
+		if f.Changed("state") {
+			if filter.States, err = enums[cairnv1.JobState]("--state", states, "JOB_STATE_", cairnv1.JobState_value); err != nil {
+				return err
+			}
+		}
+		if f.Changed("operation") {
+			if filter.Operations, err = enums[cairnv1.JobOperation]("--operation", operations, "JOB_OPERATION_", cairnv1.JobOperation_value); err != nil {
+				return err
+			}
+		}
 		if item != "" {
 			if filter.ProtectedItem, err = a.itemName(ctx, c, item); err != nil {
 				return err
 			}
-		}
-		if state != "" {
-			n, err := enum("--state", state, "JOB_STATE_", cairnv1.JobState_value)
-			if err != nil {
-				return err
-			}
-			filter.States = []cairnv1.JobState{cairnv1.JobState(n)}
 		}
 		list, err := all(func(token string) ([]*cairnv1.Job, string, error) {
 			r, err := c.Jobs.ListJobs(ctx, &cairnv1.ListJobsRequest{Parent: parent, Filter: filter, PageSize: pageSize, PageToken: token})
@@ -84,6 +113,22 @@ func (a *app) jobListCmd() *cobra.Command {
 		return printList(a, jobTable, list)
 	})
 	return cmd
+}
+
+// enums finds enum values by their words, each once.
+func enums[E ~int32](flag string, words []string, prefix string, values map[string]int32) ([]E, error) {
+	if len(words) == 0 {
+		words = []string{""} // the flag was given, with nothing
+	}
+	var out []E
+	for _, w := range words {
+		n, err := enum(flag, w, prefix, values)
+		if err != nil {
+			return nil, err
+		}
+		out = addOnce(out, E(n))
+	}
+	return out, nil
 }
 
 func (a *app) jobShowCmd() *cobra.Command {
@@ -108,16 +153,42 @@ func (a *app) printJob(j *cairnv1.Job) error {
 	if err := printOne(a, jobTable, j); err != nil || a.output != "table" {
 		return err
 	}
+	origin := "asked for"
+	if j.GetScheduled() {
+		origin = "scheduled"
+	}
+	fmt.Printf("%s at %s", origin, when(j.GetCreateTime()))
+	if r := j.GetRetryOf(); r != "" {
+		fmt.Printf(", a retry of %s", short(r))
+	}
+	fmt.Println()
+	if t := j.GetRetainUntil(); t != nil {
+		fmt.Printf("point kept until: %s\n", when(t))
+	}
 	for _, t := range j.GetTasks() {
-		fmt.Printf("  %-24s %-12s %s of %s  %s\n", t.GetTitle(), word(t.GetState(), "JOB_STATE_"), size(t.GetDoneBytes()), size(t.GetTotalBytes()),
-			took(t.GetStartTime(), t.GetEndTime()))
+		fmt.Printf("  %-24s %-12s %s of %s  %s  %s\n", t.GetTitle(), word(t.GetState(), "JOB_STATE_"), size(t.GetDoneBytes()), size(t.GetTotalBytes()),
+			took(t.GetStartTime(), t.GetEndTime()), t.GetDetail())
 	}
 	if s := j.GetStats(); s != nil {
+		if s.GetReadBytes() > 0 || s.GetSentBytes() > 0 {
+			fmt.Printf("read: %s, sent: %s\n", size(s.GetReadBytes()), size(s.GetSentBytes()))
+		}
 		if d := s.GetFrozen().AsDuration(); d > 0 {
 			fmt.Printf("frozen: %d ms\n", d.Milliseconds())
 		}
 		if s.GetTrackedBytes() > 0 || s.GetSampledBytes() > 0 {
 			fmt.Printf("changed since the last point: %s; read again to prove it: %s\n", size(s.GetTrackedBytes()), size(s.GetSampledBytes()))
+		}
+		if s.GetBadBlocks() > 0 {
+			fmt.Printf("damaged blocks: %d\n", s.GetBadBlocks())
+		}
+		if j.GetOperation() == cairnv1.JobOperation_JOB_OPERATION_RECLAIM && ended(j) {
+			fmt.Printf("not needed: %s in %s", size(s.GetGarbageBytes()), plural(s.GetGarbageBlocks(), "block"))
+			if j.GetDryRun() {
+				fmt.Println("; nothing was changed")
+			} else {
+				fmt.Printf("; smaller on disk by %s\n", size(s.GetReclaimedBytes()))
+			}
 		}
 	}
 	if j.GetOutcome() != "" {
@@ -130,8 +201,15 @@ func (a *app) printJob(j *cairnv1.Job) error {
 			fmt.Printf("what to do: %s\n", e.GetRemedy())
 		}
 	}
+	if t := j.GetNextAttemptTime(); t != nil {
+		fmt.Printf("tried again at: %s\n", when(t))
+	}
 	if p := j.GetRecoveryPoint(); p != "" {
 		fmt.Printf("recovery point: %s@%s\n", field(p, "protectedItems"), short(p))
+	}
+	for _, act := range j.GetActions() {
+		verb := strings.ToLower(word(act, "JOB_ACTION_"))
+		fmt.Printf("to %s it: cairn job %s %s\n", verb, verb, short(j.GetName()))
 	}
 	return nil
 }

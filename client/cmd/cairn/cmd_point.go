@@ -77,6 +77,15 @@ func (a *app) printPoint(p *cairnv1.RecoveryPoint) error {
 	if err := printOne(a, pointTable, p); err != nil || a.output != "table" {
 		return err
 	}
+	fmt.Printf("kept %s\n", keptText(p))
+	if t := p.GetRetainUntil(); t != nil {
+		fmt.Printf("asked to be kept until: %s\n", when(t))
+	}
+	if t := p.GetScheduleTime(); t != nil {
+		fmt.Printf("scheduled for: %s\n", when(t))
+	} else {
+		fmt.Println("scheduled for: - (asked for)")
+	}
 	fmt.Printf("machine: %s, guest: %s\n", orDash(p.GetMachineTitle()), orDash(p.GetGuestOs()))
 	for _, d := range p.GetDisks() {
 		fmt.Printf("disk %s: %s, %s, %s of data, %s\n", d.GetTarget(), orDash(d.GetSourceFormat()), size(d.GetSize()), size(d.GetDataBytes()), orDash(d.GetPath()))
@@ -97,6 +106,26 @@ func (a *app) printPoint(p *cairnv1.RecoveryPoint) error {
 	return nil
 }
 
+// keptText says how long a point is kept, and why.
+func keptText(p *cairnv1.RecoveryPoint) string {
+	until := "until " + when(p.GetExpireTime())
+	if p.GetExpireTime() == nil {
+		until = "without an end"
+	}
+	switch r := p.GetRetentionRule(); r {
+	case cairnv1.RetentionRule_RETENTION_RULE_NEWEST:
+		return until + ": it is the newest point of its item, which stays until there is a newer one"
+	case cairnv1.RetentionRule_RETENTION_RULE_PROTECTION_STOPPED:
+		return until + ": the item's protection is stopped"
+	case cairnv1.RetentionRule_RETENTION_RULE_RETAIN_UNTIL:
+		return until + ", as it was asked for"
+	case cairnv1.RetentionRule_RETENTION_RULE_UNSPECIFIED:
+		return until
+	default:
+		return until + " by the " + strings.ToLower(word(r, "RETENTION_RULE_")) + " rule"
+	}
+}
+
 // printWarnings prints warnings, and what to do about them.
 func printWarnings(ws []*cairnv1.Warning) {
 	for _, w := range ws {
@@ -109,9 +138,15 @@ func printWarnings(ws []*cairnv1.Warning) {
 
 func (a *app) pointExtendCmd() *cobra.Command {
 	var until string
-	cmd := &cobra.Command{Use: "extend POINT --retain-until DATE", Short: "Keep a point longer", Args: args(cobra.ExactArgs(1))}
-	cmd.Flags().StringVar(&until, "retain-until", "", "last day to keep the point")
+	cmd := &cobra.Command{
+		Use: "extend POINT --retain-until DATE", Short: "Keep a point longer", Args: args(cobra.ExactArgs(1)),
+		Long: "Keep a point at least until the end of a day. The policy's rules may keep it longer.",
+	}
+	cmd.Flags().StringVar(&until, "retain-until", "", "last day to keep the point: 2027-01-31, 90d, or a time in RFC 3339")
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+		if until == "" {
+			return usagef("say how long the point is to be kept: --retain-until DATE")
+		}
 		t, err := retainUntil(until)
 		if err != nil {
 			return err
@@ -124,7 +159,7 @@ func (a *app) pointExtendCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printOne(a, pointTable, resp.GetRecoveryPoint())
+		return a.printPoint(resp.GetRecoveryPoint())
 	})
 	return cmd
 }

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -25,157 +23,7 @@ var policyTable = table[*cairnv1.Policy]{
 
 func (a *app) policyCmd() *cobra.Command {
 	return group("policy", "Manage policies: when backups run and how long points are kept",
-		a.policyCreateCmd(), a.policyListCmd(), a.policyShowCmd(), a.policyUpdateCmd(), a.policyDeleteCmd())
-}
-
-// policyFlags are the settings of a policy.
-type policyFlags struct {
-	displayName, at, zone, weekly, every, forHours, minimum string
-	keepDays, keepWeeks, keepMonths, keepYears              int32
-	keepWeeksOn, keepMonthsOn, keepYearsOn                  string
-}
-
-func (p *policyFlags) add(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringVar(&p.displayName, "display-name", "", "text for people")
-	f.StringVar(&p.at, "at", "22:00", "time of the backup, or of the day's first")
-	f.StringVar(&p.zone, "time-zone", "UTC", "IANA time zone, such as Europe/Berlin")
-	f.StringVar(&p.weekly, "weekly", "", "run on these days of the week only: mon,thu")
-	f.StringVar(&p.every, "every", "", "run every 4h, 6h, 8h, 12h or 24h")
-	f.StringVar(&p.forHours, "for", "24h", "with --every: length of the daily window")
-	f.StringVar(&p.minimum, "min-consistency", "", "backups that reach less fail: crash, file-system or application")
-	f.StringVar(&p.minimum, "minimum-consistency", "", "as --min-consistency")
-	_ = f.MarkHidden("minimum-consistency") // it is there
-	f.Int32Var(&p.keepDays, "keep-days", 30, "keep daily points for this many days")
-	f.Int32Var(&p.keepWeeks, "keep-weeks", 0, "keep weekly points for this many weeks")
-	f.StringVar(&p.keepWeeksOn, "keep-weeks-on", "sun", "days whose points are weekly ones")
-	f.Int32Var(&p.keepMonths, "keep-months", 0, "keep monthly points for this many months")
-	f.StringVar(&p.keepMonthsOn, "keep-months-on", "first-sun", "first-sun (also second, third, fourth, last), 15 or last-day")
-	f.Int32Var(&p.keepYears, "keep-years", 0, "keep yearly points for this many years")
-	f.StringVar(&p.keepYearsOn, "keep-years-on", "1:first-sun", "months and days: 1,7:first-sun")
-}
-
-// policy makes the messages from the flags, and the fields that they stand for.
-func (p *policyFlags) policy(cmd *cobra.Command) (*cairnv1.Policy, []string, error) {
-	out := &cairnv1.Policy{DisplayName: p.displayName}
-	var paths []string
-	changed := func(names ...string) bool {
-		for _, n := range names {
-			if cmd.Flags().Changed(n) {
-				return true
-			}
-		}
-		return false
-	}
-	if changed("display-name") {
-		paths = append(paths, "display_name")
-	}
-	if changed("min-consistency", "minimum-consistency") {
-		least, err := consistency(p.minimum)
-		if err != nil {
-			return nil, nil, err
-		}
-		out.MinimumConsistency = least
-		paths = append(paths, "minimum_consistency")
-	}
-	if changed("at", "time-zone", "weekly", "every", "for") {
-		s, err := p.schedule()
-		if err != nil {
-			return nil, nil, err
-		}
-		out.Schedule = s
-		paths = append(paths, "schedule")
-	}
-	if changed("keep-days", "keep-weeks", "keep-weeks-on", "keep-months", "keep-months-on", "keep-years", "keep-years-on") {
-		r, err := p.retention()
-		if err != nil {
-			return nil, nil, err
-		}
-		out.Retention = r
-		paths = append(paths, "retention")
-	}
-	return out, paths, nil
-}
-
-func (p *policyFlags) schedule() (*cairnv1.Schedule, error) {
-	at, err := timeOfDay(p.at)
-	if err != nil {
-		return nil, err
-	}
-	s := &cairnv1.Schedule{TimeZone: p.zone}
-	switch {
-	case p.every != "" && p.weekly != "":
-		return nil, usagef("--every and --weekly exclude each other")
-	case p.every != "":
-		every, err := hours("--every", p.every)
-		if err != nil {
-			return nil, err
-		}
-		window, err := hours("--for", p.forHours)
-		if err != nil {
-			return nil, err
-		}
-		s.Kind = &cairnv1.Schedule_Hourly{Hourly: &cairnv1.HourlySchedule{IntervalHours: every, WindowStart: at, WindowHours: window}}
-	case p.weekly != "":
-		days, err := weekdays("--weekly", p.weekly)
-		if err != nil {
-			return nil, err
-		}
-		s.Kind = &cairnv1.Schedule_Weekly{Weekly: &cairnv1.WeeklySchedule{Days: days, Time: at}}
-	default:
-		s.Kind = &cairnv1.Schedule_Daily{Daily: &cairnv1.DailySchedule{Time: at}}
-	}
-	return s, nil
-}
-
-func (p *policyFlags) retention() (*cairnv1.Retention, error) {
-	r := &cairnv1.Retention{}
-	if p.keepDays != 0 {
-		r.Daily = &cairnv1.DailyRetention{Days: p.keepDays}
-	}
-	if p.keepWeeks != 0 {
-		days, err := weekdays("--keep-weeks-on", p.keepWeeksOn)
-		if err != nil {
-			return nil, err
-		}
-		r.Weekly = &cairnv1.WeeklyRetention{Days: days, Weeks: p.keepWeeks}
-	}
-	if p.keepMonths != 0 {
-		r.Monthly = &cairnv1.MonthlyRetention{Months: p.keepMonths}
-		w, d, err := daysOfMonth("--keep-months-on", p.keepMonthsOn)
-		if err != nil {
-			return nil, err
-		}
-		if w != nil {
-			r.Monthly.On = &cairnv1.MonthlyRetention_Weekdays{Weekdays: w}
-		} else {
-			r.Monthly.On = &cairnv1.MonthlyRetention_Days{Days: d}
-		}
-	}
-	if p.keepYears != 0 {
-		r.Yearly = &cairnv1.YearlyRetention{Years: p.keepYears}
-		months, on, ok := strings.Cut(p.keepYearsOn, ":")
-		if !ok {
-			return nil, usagef("--keep-years-on %q: must be MONTHS:DAYS, such as 1,7:first-sun", p.keepYearsOn)
-		}
-		for _, m := range strings.Split(months, ",") {
-			n, err := strconv.ParseInt(m, 10, 32)
-			if err != nil {
-				return nil, usagef("--keep-years-on %q: %q is not the number of a month", p.keepYearsOn, m)
-			}
-			r.Yearly.MonthsOfYear = append(r.Yearly.MonthsOfYear, int32(n))
-		}
-		w, d, err := daysOfMonth("--keep-years-on", on)
-		if err != nil {
-			return nil, err
-		}
-		if w != nil {
-			r.Yearly.On = &cairnv1.YearlyRetention_Weekdays{Weekdays: w}
-		} else {
-			r.Yearly.On = &cairnv1.YearlyRetention_Days{Days: d}
-		}
-	}
-	return r, nil
+		a.policyCreateCmd(), a.policyListCmd(), a.policyShowCmd(), a.policyUpdateCmd(), a.policyDeleteCmd(), a.policyPreviewCmd())
 }
 
 func (a *app) policyCreateCmd() *cobra.Command {
@@ -191,8 +39,8 @@ func (a *app) policyCreateCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		p, _, err := fl.policy(cmd)
-		if err != nil {
+		p := &cairnv1.Policy{}
+		if _, err := fl.apply(cmd, p); err != nil {
 			return err
 		}
 		resp, err := c.Policies.CreatePolicy(ctx, &cairnv1.CreatePolicyRequest{Parent: parent, PolicyId: args[0], Policy: p, RequestId: requestID()})
@@ -238,9 +86,24 @@ func (a *app) policyShowCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printOne(a, policyTable, resp.GetPolicy())
+		return a.printPolicy(resp.GetPolicy())
 	})
 	return cmd
+}
+
+// printPolicy prints all there is to say about a policy.
+func (a *app) printPolicy(p *cairnv1.Policy) error {
+	if err := printOne(a, policyTable, p); err != nil || a.output != "table" {
+		return err
+	}
+	if p.GetDisplayName() != "" {
+		fmt.Printf("display name: %s\n", p.GetDisplayName())
+	}
+	if p.GetMinimumConsistency() != 0 {
+		fmt.Printf("minimum consistency: %s\n", word(p.GetMinimumConsistency(), "CONSISTENCY_CLASS_"))
+	}
+	fmt.Printf("as flags: %s\n", flagsText(p))
+	return nil
 }
 
 func (a *app) policyUpdateCmd() *cobra.Command {
@@ -248,7 +111,9 @@ func (a *app) policyUpdateCmd() *cobra.Command {
 	var vault string
 	cmd := &cobra.Command{
 		Use: "update POLICY --vault VAULT", Short: "Change a policy", Args: args(cobra.ExactArgs(1)),
-		Long: "Change a policy. Schedule and retention are replaced as a whole by the flags given for them.",
+		Long: `Change a policy. What is not named stays as it is; --keep-… 0 removes a rule.
+Points that exist are kept by the changed rules from then on: see before what that
+means for an item with cairn policy preview POLICY --item ITEM and the same flags.`,
 	}
 	fl.add(cmd)
 	cmd.Flags().StringVar(&vault, "vault", "", "vault of the policy")
@@ -257,19 +122,26 @@ func (a *app) policyUpdateCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		p, paths, err := fl.policy(cmd)
+		if !fl.any(cmd) {
+			return usagef("nothing to change: give at least one flag")
+		}
+		if err := fl.check(cmd); err != nil {
+			return err
+		}
+		read, err := c.Policies.GetPolicy(ctx, &cairnv1.GetPolicyRequest{Name: name})
 		if err != nil {
 			return err
 		}
-		if len(paths) == 0 {
-			return usagef("nothing to change: give at least one flag")
+		p := read.GetPolicy()
+		paths, err := fl.apply(cmd, p)
+		if err != nil {
+			return err
 		}
-		p.Name = name
 		resp, err := c.Policies.UpdatePolicy(ctx, &cairnv1.UpdatePolicyRequest{Policy: p, UpdateMask: &fieldmaskpb.FieldMask{Paths: paths}})
 		if err != nil {
 			return err
 		}
-		return printOne(a, policyTable, resp.GetPolicy())
+		return a.printPolicy(resp.GetPolicy())
 	})
 	return cmd
 }

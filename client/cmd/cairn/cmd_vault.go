@@ -29,7 +29,7 @@ var vaultTable = table[*cairnv1.Vault]{
 
 func (a *app) vaultCmd() *cobra.Command {
 	return group("vault", "Manage vaults, the places that hold recovery points",
-		a.vaultCreateCmd(), a.vaultListCmd(), a.vaultShowCmd(), a.vaultUpdateCmd(), a.vaultDeleteCmd(), a.vaultUsageCmd())
+		a.vaultCreateCmd(), a.vaultListCmd(), a.vaultShowCmd(), a.vaultUpdateCmd(), a.vaultDeleteCmd(), a.vaultUsageCmd(), a.vaultReclaimCmd())
 }
 
 // vaultFlags are the settings of a vault that can be given at creation and
@@ -46,9 +46,9 @@ func (v *vaultFlags) add(cmd *cobra.Command) {
 	f.StringVar(&v.displayName, "display-name", "", "text for people")
 	f.StringVar(&v.redundancy, "redundancy", "", "local, zone or geo; frozen once something is protected")
 	f.StringVar(&v.immutability, "immutability", "", "disabled, unlocked or locked (locked is for good)")
-	f.Int32Var(&v.softDeleteDays, "soft-delete-days", 0, "days to keep what was deleted, 14 to 180 (default 14)")
-	f.BoolVar(&v.noSoftDelete, "no-soft-delete", false, "delete at once")
-	f.StringArrayVar(&v.labels, "label", nil, "KEY=VALUE, repeatable")
+	f.Int32Var(&v.softDeleteDays, "soft-delete-days", 14, "days to keep what was deleted, 14 to 180")
+	f.BoolVar(&v.noSoftDelete, "no-soft-delete", false, "what is deleted is gone at once")
+	f.StringArrayVar(&v.labels, "label", nil, `KEY=VALUE, repeatable: all labels from now on; "" alone for none`)
 }
 
 // apply sets the flags that were given and returns the fields they stand for.
@@ -74,16 +74,29 @@ func (v *vaultFlags) apply(cmd *cobra.Command, to *cairnv1.Vault) (paths []strin
 		to.Immutability = cairnv1.Immutability(n)
 		paths = append(paths, "immutability")
 	}
+	if f.Changed("soft-delete-days") && v.noSoftDelete {
+		return nil, usagef("--soft-delete-days and --no-soft-delete exclude each other")
+	}
+	if f.Changed("soft-delete-days") && v.softDeleteDays == 0 { // the API takes that for its default
+		return nil, usagef("--soft-delete-days 0: must be 14 to 180; to delete at once, use --no-soft-delete")
+	}
 	if f.Changed("soft-delete-days") || f.Changed("no-soft-delete") {
 		to.SoftDelete = &cairnv1.SoftDelete{RetentionDays: v.softDeleteDays, Disabled: v.noSoftDelete}
 		paths = append(paths, "soft_delete")
 	}
 	if f.Changed("label") {
 		to.Labels = map[string]string{}
-		for _, l := range v.labels {
+		labels := v.labels
+		if len(labels) == 1 && labels[0] == "" {
+			labels = nil
+		}
+		for _, l := range labels {
 			k, val, ok := strings.Cut(l, "=")
 			if !ok {
 				return nil, usagef("--label %q: must be KEY=VALUE", l)
+			}
+			if _, twice := to.Labels[k]; twice {
+				return nil, usagef("--label %q: there is another label %s", l, k)
 			}
 			to.Labels[k] = val
 		}
@@ -133,7 +146,7 @@ func (a *app) vaultCreateCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printOne(a, vaultTable, resp.GetVault())
+		return a.printVault(resp.GetVault())
 	})
 	return cmd
 }
@@ -154,27 +167,18 @@ func (a *app) vaultListCmd() *cobra.Command {
 	}
 }
 
-func (a *app) vaultShowCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "show VAULT", Short: "Show one vault", Args: args(cobra.ExactArgs(1)),
-		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			name, err := a.vaultName(args[0])
-			if err != nil {
-				return err
-			}
-			resp, err := c.Vaults.GetVault(ctx, &cairnv1.GetVaultRequest{Name: name})
-			if err != nil {
-				return err
-			}
-			return printOne(a, vaultTable, resp.GetVault())
-		}),
-	}
-}
-
 func (a *app) vaultUpdateCmd() *cobra.Command {
 	var fl vaultFlags
-	cmd := &cobra.Command{Use: "update VAULT", Short: "Change a vault's settings", Args: args(cobra.ExactArgs(1))}
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "update VAULT", Short: "Change a vault's settings", Args: args(cobra.ExactArgs(1)),
+		Long: `Change a vault's settings. What is not named stays as it is.
+
+Immutability "unlocked" forbids to delete data or to keep it shorter, until it is
+disabled again; "locked" forbids that for good: nobody can take it back.`,
+	}
 	fl.add(cmd)
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "lock without asking")
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 		name, err := a.vaultName(args[0])
 		if err != nil {
@@ -188,49 +192,34 @@ func (a *app) vaultUpdateCmd() *cobra.Command {
 		if len(paths) == 0 {
 			return usagef("nothing to change: give at least one flag")
 		}
+		if v.GetImmutability() == cairnv1.Immutability_IMMUTABILITY_LOCKED {
+			if err := confirm(ctx, yes, "Lock the immutability of vault %s? Nobody can ever delete its data early again, or unlock it.", short(name)); err != nil {
+				return err
+			}
+		}
 		resp, err := c.Vaults.UpdateVault(ctx, &cairnv1.UpdateVaultRequest{Vault: v, UpdateMask: &fieldmaskpb.FieldMask{Paths: paths}})
 		if err != nil {
 			return err
 		}
-		return printOne(a, vaultTable, resp.GetVault())
+		return a.printVault(resp.GetVault())
 	})
 	return cmd
 }
 
 func (a *app) vaultDeleteCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "delete VAULT", Short: "Delete a vault that protects nothing", Args: args(cobra.ExactArgs(1)),
+		Use: "delete VAULT", Short: "Delete a vault that holds nothing any more", Args: args(cobra.ExactArgs(1)),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			name, err := a.vaultName(args[0])
 			if err != nil {
 				return err
 			}
 			_, err = c.Vaults.DeleteVault(ctx, &cairnv1.DeleteVaultRequest{Name: name})
+			if client.Reason(err) == cairnv1.ErrorReason_ERROR_REASON_VAULT_NOT_EMPTY {
+				err = hintf(err, "see what it holds with: cairn item list --vault %[1]s, and cairn item list --vault %[1]s --deleted; "+
+					"delete it with: cairn item stop ITEM --delete-data", short(name))
+			}
 			return err
-		}),
-	}
-}
-
-var usageTable = table[*cairnv1.VaultUsage]{
-	head: []string{"POINTS", "BLOCKS", "STORED", "FREE"},
-	row: func(u *cairnv1.VaultUsage) []string {
-		return []string{fmt.Sprint(u.GetRecoveryPointCount()), humanize.Comma(u.GetBlockCount()), size(u.GetStoredBytes()), size(u.GetFreeBytes())}
-	},
-}
-
-func (a *app) vaultUsageCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "usage VAULT", Short: "Show what a vault's storage takes", Args: args(cobra.ExactArgs(1)),
-		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			name, err := a.vaultName(args[0])
-			if err != nil {
-				return err
-			}
-			resp, err := c.Vaults.GetVaultUsage(ctx, &cairnv1.GetVaultUsageRequest{Name: name})
-			if err != nil {
-				return err
-			}
-			return printOne(a, usageTable, resp.GetUsage())
 		}),
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/term"
 )
 
-// errNobodyToAsk: something is to be replaced, and there is no person to ask.
-var errNobodyToAsk = usageError{errors.New("this replaces what is there, and standard input is no terminal to ask on: add --yes")}
+// errNobodyToAsk: something cannot be undone, and there is no person to ask.
+var errNobodyToAsk = usageError{errors.New("this cannot be undone, and standard input is no terminal to ask on: add --yes")}
 
 // onTerminal says whether a person can be asked.
 func onTerminal() bool { return term.IsTerminal(int(os.Stdin.Fd())) }
@@ -25,7 +25,7 @@ func askable(yes bool) error {
 	return errNobodyToAsk
 }
 
-// confirm asks before something is replaced, unless yes was said already. It
+// confirm asks before something is lost, unless yes was said already. It
 // answers nil only for a clear yes.
 func confirm(ctx context.Context, yes bool, format string, args ...any) error {
 	if yes {

@@ -100,7 +100,7 @@ func newRoot() *cobra.Command {
 		a.vaultCmd(), a.policyCmd(),
 		a.hostCmd(), a.machineCmd(),
 		a.protectCmd(), a.itemCmd(), a.backupCmd(),
-		a.jobCmd(), a.pointCmd(),
+		a.jobCmd(), a.pointCmd(), a.auditCmd(),
 		a.mountCmd(), a.lsCmd(), a.cpCmd(),
 		a.restoreCmd(),
 		a.agentCmd(), a.benchCmd(), a.sandboxServerCmd(),

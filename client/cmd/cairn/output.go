@@ -153,3 +153,11 @@ func orDash(s string) string {
 	}
 	return s
 }
+
+// plural counts things: "1 day", "2 days".
+func plural(n int64, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return humanize.Comma(n) + " " + thing + "s"
+}

@@ -47,12 +47,37 @@ func weekdays(flag, s string) ([]cairnv1.DayOfWeek, error) {
 		if !ok {
 			return nil, usagef("%s %q: %q is not a day of the week (mon, tue, …)", flag, s, w)
 		}
-		out = append(out, d)
+		out = addOnce(out, d)
 	}
 	return out, nil
 }
 
 var ordinalWords = []string{"first", "second", "third", "fourth", "last"} // Ordinal 1 …
+
+func ordinalWord(o cairnv1.Ordinal) string {
+	if o < 1 || int(o) > len(ordinalWords) {
+		return o.String()
+	}
+	return ordinalWords[o-1]
+}
+
+// monthsOfYear reads "1,7" or "jan,jul".
+func monthsOfYear(flag, s string) ([]int32, error) {
+	var out []int32
+	for _, w := range strings.Split(s, ",") {
+		n, err := strconv.ParseInt(w, 10, 32)
+		for m := time.January; err != nil && m <= time.December; m++ {
+			if len(w) >= 3 && strings.HasPrefix(strings.ToLower(m.String()), strings.ToLower(w)) {
+				n, err = int64(m), nil
+			}
+		}
+		if err != nil || n < 1 || n > 12 {
+			return nil, usagef("%s %q: %q is not a month, 1 to 12 or jan to dec", flag, s, w)
+		}
+		out = addOnce(out, int32(n))
+	}
+	return out, nil
+}
 
 // daysOfMonth reads "first-sun,last-fri" or "1,15,last-day".
 func daysOfMonth(flag, s string) (*cairnv1.WeekdaysOfMonth, *cairnv1.DaysOfMonth, error) {
@@ -64,13 +89,14 @@ func daysOfMonth(flag, s string) (*cairnv1.WeekdaysOfMonth, *cairnv1.DaysOfMonth
 		}
 		return d
 	}
+	pairs := map[string]bool{}
 	for _, one := range strings.Split(s, ",") {
 		if one == "last-day" {
 			numbers().LastDay = true
 			continue
 		}
 		if n, err := strconv.ParseInt(one, 10, 32); err == nil {
-			numbers().Days = append(numbers().Days, int32(n))
+			numbers().Days = addOnce(numbers().Days, int32(n))
 			continue
 		}
 		ord, day, _ := strings.Cut(one, "-")
@@ -89,12 +115,13 @@ func daysOfMonth(flag, s string) (*cairnv1.WeekdaysOfMonth, *cairnv1.DaysOfMonth
 		}
 		w.Ordinals = addOnce(w.Ordinals, cairnv1.Ordinal(o))
 		w.Days = addOnce(w.Days, wd)
+		pairs[fmt.Sprint(o, wd)] = true
 	}
 	if w != nil && d != nil {
 		return nil, nil, usagef("%s %q: weekdays and days of the month cannot be mixed", flag, s)
 	}
-	if w != nil && len(w.Ordinals)*len(w.Days) != strings.Count(s, ",")+1 {
-		return nil, nil, usagef("%s %q: weekdays must be all combinations of their ordinals and days", flag, s)
+	if w != nil && len(w.Ordinals)*len(w.Days) != len(pairs) {
+		return nil, nil, usagef("%s %q: must be all combinations of the positions and days that it names: %s", flag, s, onFlag(w, nil))
 	}
 	return w, d, nil
 }
@@ -162,9 +189,7 @@ func retentionText(r *cairnv1.Retention) string {
 func onText(w *cairnv1.WeekdaysOfMonth, d *cairnv1.DaysOfMonth) string {
 	var out []string
 	for _, o := range w.GetOrdinals() {
-		if o >= 1 && int(o) <= len(ordinalWords) {
-			out = append(out, ordinalWords[o-1])
-		}
+		out = append(out, ordinalWord(o))
 	}
 	if w != nil {
 		return strings.Join(out, ",") + " " + daysText(w.GetDays())
@@ -174,6 +199,61 @@ func onText(w *cairnv1.WeekdaysOfMonth, d *cairnv1.DaysOfMonth) string {
 	}
 	if d.GetLastDay() {
 		out = append(out, "last day")
+	}
+	return strings.Join(out, ",")
+}
+
+// flagsText is schedule, retention and minimum of a policy as the flags that make
+// it.
+func flagsText(p *cairnv1.Policy) string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	switch k := p.GetSchedule().GetKind().(type) {
+	case *cairnv1.Schedule_Hourly:
+		add("--every %dh --for %dh --at %s", k.Hourly.GetIntervalHours(), k.Hourly.GetWindowHours(), clock(k.Hourly.GetWindowStart()))
+	case *cairnv1.Schedule_Daily:
+		add("--daily --at %s", clock(k.Daily.GetTime()))
+	case *cairnv1.Schedule_Weekly:
+		add("--weekly %s --at %s", daysText(k.Weekly.GetDays()), clock(k.Weekly.GetTime()))
+	}
+	if z := p.GetSchedule().GetTimeZone(); z != "" {
+		add("--time-zone %s", z)
+	}
+	r := p.GetRetention()
+	add("--keep-days %d", r.GetDaily().GetDays()) // 0 is said as well: it is not the default
+	if w := r.GetWeekly(); w != nil {
+		add("--keep-weeks %d --keep-weeks-on %s", w.GetWeeks(), daysText(w.GetDays()))
+	}
+	if m := r.GetMonthly(); m != nil {
+		add("--keep-months %d --keep-months-on %s", m.GetMonths(), onFlag(m.GetWeekdays(), m.GetDays()))
+	}
+	if y := r.GetYearly(); y != nil {
+		var months []string
+		for _, m := range y.GetMonthsOfYear() {
+			months = append(months, fmt.Sprint(m))
+		}
+		add("--keep-years %d --keep-years-on %s:%s", y.GetYears(), strings.Join(months, ","), onFlag(y.GetWeekdays(), y.GetDays()))
+	}
+	if m := p.GetMinimumConsistency(); m != 0 {
+		word := strings.TrimSuffix(word(m, "CONSISTENCY_CLASS_"), "_CONSISTENT")
+		add("--min-consistency %s", strings.ToLower(strings.ReplaceAll(word, "_", "-")))
+	}
+	return strings.Join(out, " ")
+}
+
+// onFlag is what daysOfMonth reads.
+func onFlag(w *cairnv1.WeekdaysOfMonth, d *cairnv1.DaysOfMonth) string {
+	var out []string
+	for _, o := range w.GetOrdinals() {
+		for _, day := range w.GetDays() {
+			out = append(out, ordinalWord(o)+"-"+daysText([]cairnv1.DayOfWeek{day}))
+		}
+	}
+	for _, n := range d.GetDays() {
+		out = append(out, fmt.Sprint(n))
+	}
+	if d.GetLastDay() {
+		out = append(out, "last-day")
 	}
 	return strings.Join(out, ",")
 }

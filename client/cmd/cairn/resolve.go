@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 
 	"cairn/client"
@@ -48,6 +49,11 @@ func (a *app) vaultName(s string) (string, error) {
 	return a.parent() + "/vaults/" + s, nil
 }
 
+// vaultOf is the vault that something lies in, by resource name.
+func vaultOf(name string) string {
+	return "subscriptions/" + field(name, "subscriptions") + "/vaults/" + field(name, "vaults")
+}
+
 func (a *app) policyName(s, vault string) (string, error) {
 	if strings.HasPrefix(s, "subscriptions/") {
 		return s, nil
@@ -59,8 +65,9 @@ func (a *app) policyName(s, vault string) (string, error) {
 	return v + "/policies/" + s, err
 }
 
-// listItems lists the items of a vault, or of all vaults.
-func (a *app) listItems(ctx context.Context, c *client.Client, vault string) ([]*cairnv1.ProtectedItem, error) {
+// listItems lists the items of a vault, or of all vaults; with deleted those that
+// are soft-deleted as well.
+func (a *app) listItems(ctx context.Context, c *client.Client, vault string, deleted bool) ([]*cairnv1.ProtectedItem, error) {
 	if vault == "" {
 		vault = "-"
 	}
@@ -68,13 +75,24 @@ func (a *app) listItems(ctx context.Context, c *client.Client, vault string) ([]
 	if err != nil {
 		return nil, err
 	}
-	return all(func(token string) ([]*cairnv1.ProtectedItem, string, error) {
-		r, err := c.Items.ListProtectedItems(ctx, &cairnv1.ListProtectedItemsRequest{Parent: parent, PageSize: pageSize, PageToken: token})
+	unreachable := map[string]bool{}
+	items, err := all(func(token string) ([]*cairnv1.ProtectedItem, string, error) {
+		r, err := c.Items.ListProtectedItems(ctx, &cairnv1.ListProtectedItemsRequest{
+			Parent: parent, PageSize: pageSize, PageToken: token, ShowDeleted: deleted,
+		})
+		for _, v := range r.GetUnreachable() {
+			unreachable[v] = true
+		}
 		return r.GetProtectedItems(), r.GetNextPageToken(), err
 	})
+	for v := range unreachable {
+		fmt.Fprintf(os.Stderr, "warning: vault %s cannot be read now: its items are left out; see cairn vault show %s\n", short(v), short(v))
+	}
+	return items, err
 }
 
-// itemName finds the item that a short form means.
+// itemName finds the item that a short form means. One that is soft-deleted is
+// meant if no other has the name.
 func (a *app) itemName(ctx context.Context, c *client.Client, s string) (string, error) {
 	if strings.HasPrefix(s, "subscriptions/") {
 		return s, nil
@@ -82,15 +100,22 @@ func (a *app) itemName(ctx context.Context, c *client.Client, s string) (string,
 	if v, i, ok := strings.Cut(s, "/"); ok {
 		return a.parent() + "/vaults/" + v + "/protectedItems/" + i, nil
 	}
-	items, err := a.listItems(ctx, c, "")
+	items, err := a.listItems(ctx, c, "", true)
 	if err != nil {
 		return "", err
 	}
-	var names []string
+	var names, deleted []string
 	for _, it := range items {
-		if short(it.GetName()) == s {
+		switch {
+		case short(it.GetName()) != s:
+		case it.GetDeleteTime() != nil:
+			deleted = append(deleted, it.GetName())
+		default:
 			names = append(names, it.GetName())
 		}
+	}
+	if len(names) == 0 {
+		names = deleted
 	}
 	return one("item", s, names, "list protected items with: cairn item list", func(n string) string {
 		return field(n, "vaults") + "/" + s

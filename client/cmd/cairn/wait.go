@@ -18,6 +18,12 @@ import (
 // end.
 func (a *app) started(ctx context.Context, c *client.Client, j *cairnv1.Job, wait bool) error {
 	if !wait {
+		if ended(j) { // what the server does at once
+			if err := a.printJob(j); err != nil {
+				return err
+			}
+			return jobError(j)
+		}
 		return printOne(a, jobTable, j)
 	}
 	j, err := waitJob(ctx, c, j.GetName(), os.Stderr)
