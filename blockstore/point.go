@@ -250,6 +250,19 @@ func (s *Store) DeletePoint(_ context.Context, id string, muts ...Mutation) erro
 	})
 }
 
+// DeletePoints removes points, those of them that are there, and makes the
+// mutations, at once.
+func (s *Store) DeletePoints(_ context.Context, ids []string, muts ...Mutation) error {
+	return s.change(fmt.Sprintf("delete %d points", len(ids)), muts, func(b *pebble.Batch) error {
+		for _, id := range ids {
+			if err := b.Delete(spaceKey(pointSpace, id), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // UpdatePoint replaces a point's Meta and makes the mutations, at once.
 func (s *Store) UpdatePoint(_ context.Context, id string, meta []byte, muts ...Mutation) error {
 	return s.change("update point "+id, muts, func(b *pebble.Batch) error {

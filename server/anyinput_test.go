@@ -326,7 +326,6 @@ func TestNotImplemented(t *testing.T) {
 	w := newWorld(t, Options{})
 	for _, m := range []string{
 		"VaultService/GetVaultSummary", "VaultService/ReclaimVault", "PolicyService/PreviewPolicy",
-		"ProtectedItemService/StopProtection", "ProtectedItemService/ResumeProtection", "ProtectedItemService/UndeleteProtectedItem",
 		"VaultService/NoSuchCall", "NoSuchService/Call",
 	} {
 		err := w.conn.Invoke(w.ctx, "/cairn.v1."+m, raw(nil), new(raw), grpc.ForceCodecV2(rawCodec{}))

@@ -61,10 +61,8 @@ func (s *Server) backupSpec(v *Vault, n ItemName, until time.Time) (job.Spec, er
 	if err != nil {
 		return none, err
 	}
-	switch it.ProtectionState {
-	case pb.ProtectionState_PROTECTION_STATE_PROTECTION_STOPPED, pb.ProtectionState_PROTECTION_STATE_PROTECTION_PAUSED:
-		return none, newError(pb.ErrorReason_ERROR_REASON_PROTECTION_STOPPED,
-			"protection of %q is stopped or paused; resume it before you back it up", n).with("name", n.String())
+	if err := mayBackUp(it); err != nil {
+		return none, err
 	}
 	if e := s.vaultProblem(v); e != nil {
 		return none, e

@@ -27,6 +27,7 @@ const maxDisks = 1024
 type ownedUpload struct {
 	vault   *Vault
 	item    ItemName
+	uid     string // the item's
 	machine string
 	// job and leaseToken are of the agent that uploads; or run is the server's
 	// own job, which ends with the upload.
@@ -93,7 +94,7 @@ func (s *blockService) createUpload(ctx context.Context, o *ownedUpload, r *pb.C
 	if err != nil {
 		return nil, err
 	}
-	o.machine = it.Machine
+	o.uid, o.machine = it.Uid, it.Machine
 	if err := uploadBase(o, base, spec); err != nil {
 		return nil, err
 	}
@@ -104,10 +105,8 @@ func (s *blockService) createUpload(ctx context.Context, o *ownedUpload, r *pb.C
 		spec.Key = r.Job
 		return s.data.uploads.Create(ctx, *spec)
 	}
-	switch it.ProtectionState {
-	case pb.ProtectionState_PROTECTION_STATE_PROTECTION_STOPPED, pb.ProtectionState_PROTECTION_STATE_PROTECTION_PAUSED:
-		return nil, newError(pb.ErrorReason_ERROR_REASON_PROTECTION_STOPPED,
-			"protection of %q is stopped or paused; resume it before you back it up", o.item).with("name", o.item.String())
+	if err := mayBackUp(it); err != nil {
+		return nil, err
 	}
 	if e := s.vaultProblem(o.vault); e != nil {
 		return nil, e

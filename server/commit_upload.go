@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -135,7 +136,7 @@ func (c *committer) commit(ctx context.Context, maps []upload.Map, got upload.Re
 	if err := c.describe(maps, got, it, j); err != nil {
 		return nil, err
 	}
-	if err := c.store(ctx, maps, store); err != nil {
+	if err := c.store(ctx, maps, store, j.Operation); err != nil {
 		return nil, err
 	}
 	if c.o.run != nil { // an agent reports its job itself
@@ -229,8 +230,9 @@ func className(c pb.ConsistencyClass) string {
 	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(c.String(), "CONSISTENCY_CLASS_")), "_", " ")
 }
 
-// store writes the point and the item's record at once.
-func (c *committer) store(ctx context.Context, maps []upload.Map, store upload.StoreFunc) error {
+// store writes the point and the item's record at once. A restore's safety point
+// may come when protection is stopped, and does not count as a backup.
+func (c *committer) store(ctx context.Context, maps []upload.Map, store upload.StoreFunc, op pb.JobOperation) error {
 	meta, err := encodePoint(&c.point)
 	if err != nil {
 		return err
@@ -239,16 +241,24 @@ func (c *committer) store(ctx context.Context, maps []upload.Map, store upload.S
 	data := int64(0)
 	for i, m := range maps {
 		sp.Disks = append(sp.Disks, blockstore.Disk{Name: c.o.disks[i].Target, Map: m.Map})
-		if isDisk(c.o.disks[i].Kind) {
+		if d := c.o.disks[i]; isDisk(d.Kind) && !slices.Contains(c.point.ExcludedDisks, d.Target) {
 			data += m.Data
 		}
 	}
 	it, err := c.o.vault.changeItem(ctx, c.o.item, func(it *pb.ProtectedItem) error {
+		if it.Uid != c.o.uid { // another item, which has the name now
+			return errItemNotFound(c.o.item)
+		}
+		if op == pb.JobOperation_JOB_OPERATION_BACKUP {
+			if err := mayBackUp(it); err != nil {
+				return err
+			}
+			it.ProtectedBytes = data
+		}
 		if it.LatestRecoveryPoint < c.point.Name { // ids sort by time
 			it.LatestRecoveryPoint = c.point.Name
 		}
 		it.RecoveryPointCount++
-		it.ProtectedBytes = data
 		return nil
 	}, func(m blockstore.Mutation) error { return store(sp, m) })
 	if err != nil {

@@ -59,6 +59,11 @@ func (s *Server) backupWork(j *pb.Job) (*pb.BackupWork, error) {
 	if err != nil {
 		return nil, err
 	}
+	if j.Operation == pb.JobOperation_JOB_OPERATION_BACKUP {
+		if err := mayBackUp(it); err != nil {
+			return nil, err
+		}
+	}
 	if e := s.vaultProblem(v); e != nil {
 		return nil, e
 	}
@@ -111,6 +116,9 @@ func (s *Server) jobEnding(j *pb.Job) {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		_, err = v.changeItem(ctx, n, func(it *pb.ProtectedItem) error {
+			if j.CreateTime.AsTime().Before(it.CreateTime.AsTime()) || isStopped(it) && j.Error != nil {
+				return nil // it was of an item that is gone, or was stopped with protection
+			}
 			backupEnded(it, j)
 			it.UpdateTime = timestamppb.New(s.opts.Now())
 			return nil
@@ -138,6 +146,9 @@ func backupEnded(it *pb.ProtectedItem, j *pb.Job) {
 	}
 	it.LastBackupStatus = pb.BackupStatus_BACKUP_STATUS_HEALTHY
 	it.LastBackupStatusText = "Healthy"
+	if it.BillingStartTime == nil {
+		it.BillingStartTime = orDefault(it.LastBackupTime, j.EndTime)
+	}
 	it.LastBackupTime = j.EndTime
 	it.Health, it.HealthDetail = pb.HealthStatus_HEALTH_STATUS_PASSED, ""
 	if len(j.Warnings) > 0 {
@@ -145,9 +156,6 @@ func backupEnded(it *pb.ProtectedItem, j *pb.Job) {
 		it.Health = pb.HealthStatus_HEALTH_STATUS_ACTION_SUGGESTED
 		it.HealthDetail = strings.TrimSpace(fmt.Sprintf("The last backup succeeded with warnings (%s): %s. %s",
 			reasonName(w.Reason), strings.TrimSuffix(w.Message, "."), w.Remedy))
-	}
-	if n := j.Stats.GetAllocatedBytes(); n > 0 {
-		it.ProtectedBytes = n
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 
 	pb "cairn/proto/cairn/v1"
 	"cairn/server/catalog"
-	"cairn/server/job"
 )
 
 type protectedItemService struct {
@@ -58,7 +57,7 @@ func (s *protectedItemService) ProtectMachine(ctx context.Context, r *pb.Protect
 				return nil, err
 			}
 			resp := &pb.ProtectMachineResponse{ProtectedItem: s.itemMessage(it)}
-			more, err := k.inVault(resp)
+			d, err := s.newDeed(v, it, pb.JobOperation_JOB_OPERATION_CONFIGURE_BACKUP, k, func(*pb.Job) proto.Message { return resp })
 			if err != nil {
 				return nil, err
 			}
@@ -71,19 +70,14 @@ func (s *protectedItemService) ProtectMachine(ctx context.Context, r *pb.Protect
 				return nil, newError(pb.ErrorReason_ERROR_REASON_ALREADY_EXISTS,
 					"protected item %q exists already, for another machine; choose another protected_item_id", n).with("name", n.String())
 			}
-			if err := v.putItem(ctx, id, it, more...); err != nil {
+			if err := v.putItem(ctx, id, it, d.muts...); err != nil {
 				return nil, err
 			}
 			s.vaults.mu.Lock()
 			s.vaults.machines[it.Machine] = n
 			s.vaults.mu.Unlock()
-			// For the list of jobs only: the machine is protected without it.
-			if _, err := s.jobs.Record(job.Spec{
-				Vault: parent.String(), Operation: pb.JobOperation_JOB_OPERATION_CONFIGURE_BACKUP,
-				ProtectedItem: it.Name, Machine: it.Machine,
-			}); err != nil {
-				s.log.Warn("no job for the protection of a machine", "item", it.Name, "error", err)
-			}
+			s.done(v, d)
+			s.poke(choreSchedule)
 			return resp, nil
 		})
 }
@@ -98,8 +92,7 @@ func (s *Server) newItem(v *Vault, n ItemName, machine MachineName, policy Polic
 		return nil, err
 	}
 	if other, ok := s.vaults.itemOf(m.Name); ok {
-		return nil, newError(pb.ErrorReason_ERROR_REASON_MACHINE_ALREADY_PROTECTED,
-			"machine %q is protected already, as %q", m.Name, other).with("machine", m.Name).with("protected_item", other.String())
+		return nil, s.errProtected(m.Name, other)
 	}
 	if region := v.stored().Region; host.Region != region {
 		return nil, newError(pb.ErrorReason_ERROR_REASON_REGION_MISMATCH,
@@ -119,13 +112,9 @@ func (s *Server) newItem(v *Vault, n ItemName, machine MachineName, policy Polic
 	now := timestamppb.New(s.opts.Now())
 	it := &pb.ProtectedItem{
 		Name: n.String(), Uid: uid.String(), Machine: m.Name, Policy: policy.String(), ExcludedDisks: in.GetExcludedDisks(), MinimumConsistency: in.GetMinimumConsistency(),
-		ProtectionState:      pb.ProtectionState_PROTECTION_STATE_IR_PENDING,
-		LastBackupStatus:     pb.BackupStatus_BACKUP_STATUS_IR_PENDING,
-		LastBackupStatusText: initialBackupPending,
-		Health:               pb.HealthStatus_HEALTH_STATUS_ACTION_SUGGESTED,
-		HealthDetail:         "No backup has been made yet: wait for the first scheduled one, or back up now.",
-		CreateTime:           now, UpdateTime: now,
+		CreateTime: now, UpdateTime: now, ScheduleSinceTime: now,
 	}
+	initialPending(it)
 	if p := m.Problem; p != nil { // it may go away: a reason to tell, not to refuse
 		it.Health = pb.HealthStatus_HEALTH_STATUS_ACTION_REQUIRED
 		it.HealthDetail = fmt.Sprintf("The machine cannot be backed up as it is (%s): %s. %s",
@@ -208,6 +197,7 @@ func (s *Server) itemMessage(stored *pb.ProtectedItem) *pb.ProtectedItem {
 	m := proto.CloneOf(stored)
 	m.Etag = etagOf(stored)
 	m.NextBackupTime = s.nextBackup(stored)
+	describeStopped(m)
 	return m
 }
 
@@ -301,10 +291,14 @@ func (s *protectedItemService) UpdateProtectedItem(ctx context.Context, r *pb.Up
 		if err := checkEtag(in.Name, in.Etag, it); err != nil {
 			return err
 		}
-		if set["policy"] {
+		if err := notDeleted(it); err != nil {
+			return err
+		}
+		if set["policy"] && it.Policy != policy.String() {
 			if err := changePolicy(v, it, policy); err != nil {
 				return err
 			}
+			it.ScheduleSinceTime = timestamppb.New(s.opts.Now())
 		}
 		if set["excluded_disks"] {
 			ids, _ := splitName(it.Machine, machinePattern, false)
@@ -325,6 +319,10 @@ func (s *protectedItemService) UpdateProtectedItem(ctx context.Context, r *pb.Up
 	}, nil)
 	if err != nil {
 		return nil, err
+	}
+	if set["policy"] {
+		s.poke(choreSchedule)
+		s.poke(choreRetention)
 	}
 	return &pb.UpdateProtectedItemResponse{ProtectedItem: s.itemMessage(it)}, nil
 }

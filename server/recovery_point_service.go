@@ -105,7 +105,14 @@ func (s *recoveryPointService) ExtendRecoveryPoint(ctx context.Context, r *pb.Ex
 	if err := checkPointEtag(p, r.Etag); err != nil {
 		return nil, err
 	}
-	if err := s.fillKept(v, n.ItemName, p); err != nil {
+	it, err := v.item(n.ItemName)
+	if err == nil {
+		err = notDeleted(it)
+	}
+	if err == nil {
+		err = s.fillKept(v, n.ItemName, p)
+	}
+	if err != nil {
 		return nil, err
 	}
 	// What is kept without an end may be given any date to come, but for the one it
@@ -160,6 +167,13 @@ func (s *recoveryPointService) DeleteRecoveryPoint(ctx context.Context, r *pb.De
 		return nil, err
 	}
 	if err := checkPointEtag(p, r.Etag); err != nil {
+		return nil, err
+	}
+	it, err := v.item(n.ItemName)
+	if err == nil {
+		err = notDeleted(it)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if m := v.stored(); isImmutable(m) {

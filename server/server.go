@@ -138,8 +138,13 @@ func (s *Server) open() (err error) {
 	s.data = newDataPlane(s)
 	o := s.opts.Jobs
 	o.Catalog, o.Hooks, o.Now, o.Rand, o.Logger = s.cat, s.jobHooks(), s.opts.Now, s.opts.Rand, s.log
-	s.jobs, err = job.Open(o)
-	return err
+	if s.jobs, err = job.Open(o); err != nil {
+		return err
+	}
+	for _, v := range s.vaults.all() {
+		s.tellAll(v)
+	}
+	return nil
 }
 
 // Drain is the gentle part of a stop: nothing new begins, and what is under way

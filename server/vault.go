@@ -25,6 +25,10 @@ import (
 //	policy/{policy}     P  cairn.v1.Policy
 //	item/{item}         P  cairn.v1.ProtectedItem
 //	request/{request}   J  catalog.Request
+//	done/{job}          P  cairn.v1.Job: what was done to an item, written with
+//	                       it; it goes once the catalog has the job
+//	ended/{uid}         P  cairn.v1.ProtectedItemUsage of an item whose data went
+//	                       for good; it goes after 400 days
 //
 // Derived fields (state, problem, counts, etags) are empty in them.
 const (
@@ -33,6 +37,8 @@ const (
 	policyPrefix  = "policy/"
 	itemPrefix    = "item/"
 	requestPrefix = "request/"
+	donePrefix    = "done/"
+	endedPrefix   = "ended/"
 )
 
 // owner says which server registered the vault.

@@ -2,6 +2,9 @@ package server
 
 import (
 	"context"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "cairn/proto/cairn/v1"
 )
@@ -65,6 +68,14 @@ func itemUsage(it *pb.ProtectedItem) *pb.ProtectedItemUsage {
 		u.Instances = max(1, (u.ProtectedBytes+instanceSize-1)/instanceSize)
 	}
 	return u
+}
+
+// endedUsage is the last line of an item's bill.
+func endedUsage(it *pb.ProtectedItem, now time.Time) *pb.ProtectedItemUsage {
+	return &pb.ProtectedItemUsage{
+		ProtectedItem: it.Name, ProtectedBytes: it.ProtectedBytes, BillingState: pb.BillingState_BILLING_STATE_ENDED,
+		BillingStartTime: orDefault(it.BillingStartTime, it.LastBackupTime), BillingEndTime: timestamppb.New(now),
+	}
 }
 
 // dirSize is the size of all files below a directory, in bytes. Files that go
