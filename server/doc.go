@@ -23,6 +23,7 @@
 //	server.go     the Server: opening, draining, closing
 //	tend.go       what the server does of itself, when it is due
 //	serve.go      the gRPC server: interceptors and standard services
+//	audit.go      who changed what: records of calls; peer.go tells who calls
 //	wire.go       messages that cannot be decoded
 //
 // # Locks

@@ -39,6 +39,7 @@ const (
 func (s *Server) NewGRPC() (*grpc.Server, *health.Server) {
 	wire := &codec{CodecV2: encoding.GetCodecV2("proto")}
 	g := grpc.NewServer(
+		grpc.Creds(newPeerCredentials()),
 		grpc.MaxRecvMsgSize(2*maxMessage), // codec says it better
 		grpc.InitialWindowSize(window),
 		grpc.InitialConnWindowSize(2*window),
@@ -88,12 +89,21 @@ func errNotImplemented(method string) *Error {
 // unary is the interceptor of all calls without streams.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
+	var record *pb.AuditRecord
 	defer func() {
 		if p := recover(); p != nil {
 			resp, err = nil, panicError(p)
 		}
 		err = s.answered(ctx, info.FullMethod, start, err)
+		if record != nil {
+			s.auditEnd(record, resp, err)
+		}
 	}()
+	a, err := s.auditBegin(ctx, info.FullMethod, req)
+	if err != nil {
+		return nil, err
+	}
+	record = a
 	return handler(ctx, req)
 }
 

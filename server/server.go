@@ -39,6 +39,8 @@ type Options struct {
 	// scheduled backups and pruning, to calls of Tend: for tests, whose clock
 	// does not run by itself.
 	Unattended bool
+	// AuditKeep is how long audit records are kept; 0 is 400 days.
+	AuditKeep time.Duration
 	// Jobs has the times of leases and the like; Catalog, Hooks, Now, Rand and
 	// Logger are filled in.
 	Jobs job.Options
@@ -61,6 +63,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Mend == 0 {
 		o.Mend = 10 * time.Second
+	}
+	if o.AuditKeep == 0 {
+		o.AuditKeep = 400 * 24 * time.Hour
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()

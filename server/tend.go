@@ -29,6 +29,7 @@ func (s *Server) makeChores() {
 		choreReclaim:   s.reclaimDue,
 		choreUsage:     s.recordUsage,
 		choreRequests:  s.sweepVaultRequests,
+		choreAudit:     s.sweepAudit,
 	} {
 		s.chores[name] = &chore{name: name, do: do, kick: make(chan struct{}, 1)}
 	}
@@ -91,7 +92,7 @@ func (s *Server) do(ctx context.Context, c *chore) (next time.Time) {
 // that is Options.Unattended.
 func (s *Server) Tend(ctx context.Context) {
 	s.jobs.Look()
-	for _, name := range []string{choreSchedule, choreRetention, choreDeleted, choreReclaim, choreUsage, choreRequests} {
+	for _, name := range []string{choreSchedule, choreRetention, choreDeleted, choreReclaim, choreUsage, choreRequests, choreAudit} {
 		s.do(ctx, s.chores[name])
 	}
 }

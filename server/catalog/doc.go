@@ -1,6 +1,7 @@
 // Package catalog keeps the control plane's records in one Pebble database:
 // which vaults there are, hosts and their machines, jobs and their leases,
-// answers to requests that may be repeated, and the revision counter of jobs.
+// answers to requests that may be repeated, the record of who changed what, and the
+// revision counter of jobs.
 // What belongs to a vault (policies, protected items, recovery points) is not
 // here but in the vault's own store, so that a vault can be moved by itself.
 //
@@ -22,10 +23,14 @@
 //	                                                filled in
 //	request/{subscription}/{request}             J  Request
 //	schedule/{subscription}/{vault}/{item}       J  Schedule
+//	audit/{subscription}/{record}                P  cairn.v1.AuditRecord; without
+//	                                                end_time as long as the call is
+//	                                                not answered
 //	meta/revision                                N  a revision that no job has passed
 //
 // Subscriptions have no record: they are there by being named. Job ids begin with
-// the time, so that job/{subscription}/ is in the order of time over all vaults.
+// the time, so that job/{subscription}/ is in the order of time over all vaults;
+// so do those of audit records.
 //
 // # Values
 //

@@ -37,18 +37,21 @@ type AuditRecord struct {
 	Actor string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
 	// What the caller calls itself.
 	UserAgent string `protobuf:"bytes,5,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
-	// "cairn.v1.VaultService/CreateVault".
+	// "cairn.v1.VaultService/CreateVault"; "server/PruneRecoveryPoint" and the like
+	// for what the server did of itself, with message saying why.
 	Method string `protobuf:"bytes,6,opt,name=method,proto3" json:"method,omitempty"`
-	// The resource that the call was about, by name.
+	// The resource that the call was about, by name. Records of calls that name no
+	// subscription that could exist are in subscription "default".
 	Resource  string `protobuf:"bytes,7,opt,name=resource,proto3" json:"resource,omitempty"`
 	RequestId string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The request as JSON, cut after 4096 bytes.
+	// The request as JSON, cut after 4096 bytes. What JSON cannot say (a time that is
+	// out of range) is within it in protobuf's text form: {"text": "..."}.
 	Request string `protobuf:"bytes,9,opt,name=request,proto3" json:"request,omitempty"`
 	// The gRPC code of the answer: 0 is OK.
 	Code int32 `protobuf:"varint,10,opt,name=code,proto3" json:"code,omitempty"`
 	// The reason, if it failed.
 	Reason ErrorReason `protobuf:"varint,11,opt,name=reason,proto3,enum=cairn.v1.ErrorReason" json:"reason,omitempty"`
-	// The message, if it failed.
+	// The message, if it failed; why, for what the server did of itself.
 	Message string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
 	// The job that the call made, if any.
 	Job           string `protobuf:"bytes,13,opt,name=job,proto3" json:"job,omitempty"`
@@ -252,10 +255,12 @@ type AuditFilter struct {
 	// Records of this resource and of what lies below it.
 	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
 	// "cairn.v1.VaultService/CreateVault".
-	Method    string                 `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
-	Actor     string                 `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	Actor  string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Calls that came in at this time or later,
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	EndTime   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// and before this one.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Only calls that failed.
 	Failed        bool `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
