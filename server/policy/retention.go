@@ -28,35 +28,40 @@ const defaultDays = 30
 // Keep says how long a point is kept on its own account, whatever other points
 // there are. A policy that is nil, or has no retention, keeps scheduled points for
 // 30 days; so are points kept that were asked for without a date.
-func Keep(p *pb.Policy, pt Point) Kept {
-	c := newClock(Zone(p.GetSchedule()))
-	return keep(p, c, pt)
+func Keep(p *pb.Policy, pt Point) Kept { return newKeeper(p).keep(pt) }
+
+// keeper is a policy made ready for many points.
+type keeper struct {
+	clock *clock
+	rules []rule
 }
 
-func keep(p *pb.Policy, c *clock, pt Point) Kept {
-	k := Kept{Until: pt.Snapshot.UTC()}
+func newKeeper(p *pb.Policy) keeper { return keeper{newClock(Zone(p.GetSchedule())), rules(p)} }
+
+func (k keeper) keep(pt Point) Kept {
 	if pt.Slot.IsZero() {
-		k.Rule = pb.RetentionRule_RETENTION_RULE_RETAIN_UNTIL
-		if k.Until = pt.RetainUntil.UTC(); pt.RetainUntil.IsZero() {
-			k.Until = span{days: defaultDays}.after(c, pt.Snapshot)
+		until := pt.RetainUntil.UTC()
+		if pt.RetainUntil.IsZero() {
+			until = span{days: defaultDays}.after(k.clock, pt.Snapshot)
 		}
-		return k
+		return Kept{until, pb.RetentionRule_RETENTION_RULE_RETAIN_UNTIL}
 	}
-	day := dateOf(dayOf(c.wall(pt.Slot.Unix())))
-	for _, r := range rules(p) {
+	kept := Kept{Until: pt.Snapshot.UTC()}
+	day := dateOf(dayOf(k.clock.wall(pt.Slot.Unix())))
+	for _, r := range k.rules {
 		if !r.on(day) {
 			continue
 		}
 		// Rules come shortest term first: of two that last equally long the
 		// longer-term one is named.
-		if t := r.span.after(c, pt.Snapshot); !t.Before(k.Until) {
-			k = Kept{t, r.rule}
+		if t := r.span.after(k.clock, pt.Snapshot); !t.Before(kept.Until) {
+			kept = Kept{t, r.rule}
 		}
 	}
-	if pt.RetainUntil.After(k.Until) {
-		k = Kept{pt.RetainUntil.UTC(), pb.RetentionRule_RETENTION_RULE_RETAIN_UNTIL}
+	if pt.RetainUntil.After(kept.Until) {
+		kept = Kept{pt.RetainUntil.UTC(), pb.RetentionRule_RETENTION_RULE_RETAIN_UNTIL}
 	}
-	return k
+	return kept
 }
 
 // span is a length of time in the calendar: days, or months.

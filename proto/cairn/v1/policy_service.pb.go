@@ -1536,12 +1536,13 @@ type PreviewPolicyRequest struct {
 	//	*PreviewPolicyRequest_Name
 	//	*PreviewPolicyRequest_Policy
 	PolicyOrName isPreviewPolicyRequest_PolicyOrName `protobuf_oneof:"policy_or_name"`
-	// The range; not set means from now. Both ends belong to it.
+	// The range, not before 1970; not set means from now. Both ends belong to it.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// Not set means 30 days after the start; at most 100 years after it.
+	// Not set means 30 days after the start; at most 100 years after it, and not
+	// after the year 9000.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Points to include beside those that the planned runs would make: the
-	// points of this item.
+	// points of this item, the newest 10000 of them.
 	ProtectedItem string `protobuf:"bytes,5,opt,name=protected_item,json=protectedItem,proto3" json:"protected_item,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
