@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 //	serve [FLAG…]        start cairnd, wait until it serves
 //	agent DIR [FLAG…]    start cairn agent for the images in DIR, as host h1,
 //	                     wait until it is connected
+//	unserve              end cairnd in order and wait until it has
 //	image FILE DIR       make a raw image with an ext4 file system of DIR's files
 //	define ITEM          make a point of item ITEM in vault main, of a machine with a
 //	                     definition and a state file
@@ -61,6 +62,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Defer(func() { os.RemoveAll(dir) })
+			env.Values[stopServer{}] = new(func())
 			env.Setenv("SOCKET", dir+"/s")
 			env.Setenv("CAIRN_SERVER", "unix:"+dir+"/s")
 			env.Setenv("TZ", "UTC")
@@ -70,8 +72,9 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"serve": func(ts *testscript.TestScript, _ bool, args []string) {
-				start(ts, "serving on", "cairnd", append([]string{"--data", ts.MkAbs("data"), "--socket", ts.Getenv("SOCKET")}, args...)...)
+				*ts.Value(stopServer{}).(*func()) = start(ts, "serving on", "cairnd", append([]string{"--data", ts.MkAbs("data"), "--socket", ts.Getenv("SOCKET")}, args...)...)
 			},
+			"unserve": func(ts *testscript.TestScript, _ bool, _ []string) { (*ts.Value(stopServer{}).(*func()))() },
 			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
 				start(ts, "is connected", "cairn", append([]string{"agent", "--host", "h1", "--images", ts.MkAbs(args[0])}, args[1:]...)...)
 			},
@@ -84,9 +87,12 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// start runs a program until the script ends, and waits for a word in its
-// output.
-func start(ts *testscript.TestScript, ready, name string, args ...string) {
+// stopServer is the key of the function that stops the script's server.
+type stopServer struct{}
+
+// start runs a program until the script ends, or until stop is called, and waits
+// for a word in its output.
+func start(ts *testscript.TestScript, ready, name string, args ...string) (stop func()) {
 	exe, err := exec.LookPath(name) // where testscript.Main has put it
 	ts.Check(err)
 	out, err := os.Create(ts.MkAbs(name + ".log"))
@@ -98,17 +104,20 @@ func start(ts *testscript.TestScript, ready, name string, args ...string) {
 	ts.Check(cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	ts.Defer(func() {
+	stop = func() {
 		_ = cmd.Process.Signal(os.Interrupt) // fails only if it has ended
-		if err := <-ended; err != nil {
+		err := <-ended
+		if err != nil {
 			ts.Logf("%s ended: %v", name, err)
 		}
-	})
+		ended <- err
+	}
+	ts.Defer(stop)
 	for range 600 {
 		text, err := os.ReadFile(out.Name())
 		ts.Check(err)
 		if strings.Contains(string(text), ready) {
-			return
+			return stop
 		}
 		select {
 		case err := <-ended:
@@ -118,6 +127,7 @@ func start(ts *testscript.TestScript, ready, name string, args ...string) {
 		}
 	}
 	ts.Fatalf("%s does not become ready", name)
+	return nil
 }
 
 func image(ts *testscript.TestScript, _ bool, args []string) {
