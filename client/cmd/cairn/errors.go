@@ -75,7 +75,6 @@ var hints = map[cairnv1.ErrorReason]string{
 	cairnv1.ErrorReason_ERROR_REASON_PROTECTION_STOPPED:       "take it up again with: cairn item resume ITEM",
 	cairnv1.ErrorReason_ERROR_REASON_PROTECTED_ITEM_DELETED:   "bring it back with: cairn item undelete ITEM",
 	cairnv1.ErrorReason_ERROR_REASON_NEWEST_RECOVERY_POINT:    "make a newer one with: cairn backup ITEM; or delete all with: cairn item stop ITEM --delete-data",
-	cairnv1.ErrorReason_ERROR_REASON_REDUNDANCY_FROZEN:        "make another vault with: cairn vault create VAULT --redundancy R",
 	cairnv1.ErrorReason_ERROR_REASON_UNKNOWN_REGION:           "leave --region out to use the server's own",
 	cairnv1.ErrorReason_ERROR_REASON_DATA_CORRUPT:             "see how far the damage goes with: cairn point verify POINT",
 	cairnv1.ErrorReason_ERROR_REASON_STORE_FULL:               "free space on the server's disk; reading and restoring still work",
