@@ -37,10 +37,11 @@ func (s *protectedItemService) BackUp(_ context.Context, r *pb.BackUpRequest) (*
 	defer release()
 	return once(s.Server, n.Subscription, r.RequestId, pb.ProtectedItemService_BackUp_FullMethodName, r, v, new(pb.BackUpResponse),
 		func(k keep) (*pb.BackUpResponse, error) {
-			spec, err := s.backupSpec(v, n, until)
+			spec, err := s.backupSpec(v, n)
 			if err != nil {
 				return nil, err
 			}
+			spec.RetainUntil = until
 			resp := new(pb.BackUpResponse)
 			spec.Also = func(tx *catalog.Tx, j *pb.Job) error {
 				resp.Job = j
@@ -53,9 +54,8 @@ func (s *protectedItemService) BackUp(_ context.Context, r *pb.BackUpRequest) (*
 		})
 }
 
-// backupSpec describes the job of a backup on demand, after checking that it can
-// be done.
-func (s *Server) backupSpec(v *Vault, n ItemName, until time.Time) (job.Spec, error) {
+// backupSpec describes the job of a backup, after checking that it can be done.
+func (s *Server) backupSpec(v *Vault, n ItemName) (job.Spec, error) {
 	var none job.Spec
 	it, err := v.item(n)
 	if err != nil {
@@ -64,27 +64,42 @@ func (s *Server) backupSpec(v *Vault, n ItemName, until time.Time) (job.Spec, er
 	if err := mayBackUp(it); err != nil {
 		return none, err
 	}
+	if err := s.backupProblem(v, it); err != nil {
+		return none, err
+	}
+	return backupJob(v, it), nil
+}
+
+// backupProblem says why a backup of an item cannot be done now: for the vault, or
+// for the machine. Errors: STORE_FULL and the like, MACHINE_GONE, the reason of the
+// machine's problem.
+func (s *Server) backupProblem(v *Vault, it *pb.ProtectedItem) error {
 	if e := s.vaultProblem(v); e != nil {
-		return none, e
+		return e
 	}
 	ids, _ := splitName(it.Machine, machinePattern, false)
 	m, _, err := s.machineOn(MachineName{HostName{ids[0], ids[1]}, ids[2]})
 	switch {
 	case err != nil:
-		return none, err
+		return err
 	case m.State == pb.MachineState_MACHINE_STATE_GONE:
-		return none, errMachineGone(m)
+		return errMachineGone(m)
 	case m.Problem != nil:
 		e := newError(m.Problem.Reason, "machine %q cannot be backed up as it is: %s", m.Name, m.Problem.Message).
 			code(codes.FailedPrecondition).with("machine", m.Name)
 		for k, val := range m.Problem.Metadata {
 			e = e.with(k, val)
 		}
-		return none, e
+		return e
 	}
+	return nil
+}
+
+// backupJob describes the job of a backup.
+func backupJob(v *Vault, it *pb.ProtectedItem) job.Spec {
 	return job.Spec{
 		Vault: v.Name.String(), Operation: pb.JobOperation_JOB_OPERATION_BACKUP,
-		ProtectedItem: it.Name, Machine: it.Machine, RetainUntil: until,
+		ProtectedItem: it.Name, Machine: it.Machine,
 		Tasks: []string{"Take Snapshot", "Transfer data to vault"},
-	}, nil
+	}
 }

@@ -19,6 +19,7 @@ func (s *Server) jobHooks() job.Hooks {
 		Work:    s.jobWork,
 		Made:    s.pointMade,
 		Ending:  s.jobEnding,
+		Settle:  s.settleBackup,
 		Problem: problemOf,
 		Halt: func(j *pb.Job) {
 			s.data.uploads.End(j.Name, upload.ErrCancelled)
@@ -139,6 +140,9 @@ func backupEnded(it *pb.ProtectedItem, j *pb.Job) {
 		it.LastBackupStatusText = "Unhealthy: " + p.Message
 		it.Health = pb.HealthStatus_HEALTH_STATUS_ACTION_REQUIRED
 		it.HealthDetail = fmt.Sprintf("The last backup failed (%s): %s. %s", reasonName(p.Reason), strings.TrimSuffix(p.Message, "."), p.Remedy)
+		if j.Scheduled && noMachine(p.Reason) && isProtected(it) {
+			it.ProtectionState = pb.ProtectionState_PROTECTION_STATE_PROTECTION_ERROR
+		}
 		return
 	}
 	if it.ProtectionState == pb.ProtectionState_PROTECTION_STATE_IR_PENDING || it.ProtectionState == pb.ProtectionState_PROTECTION_STATE_PROTECTION_ERROR {

@@ -188,16 +188,19 @@ func (s *Server) again(v *Vault, old *pb.Job, also func(*catalog.Tx, *pb.Job) er
 		}
 		return s.startRestore(v, new(fields).point("", r.Name), r, old.Name, also)
 	}
-	until := s.opts.Now().Add(defaultRetention)
-	if t := old.RetainUntil; t != nil && t.AsTime().After(s.opts.Now()) {
-		until = t.AsTime()
-	}
 	ids, _ := splitName(old.ProtectedItem, itemPattern, false)
-	spec, err := s.backupSpec(v, ItemName{v.Name, ids[2]}, until)
+	spec, err := s.backupSpec(v, ItemName{v.Name, ids[2]})
 	if err != nil {
 		return nil, err
 	}
 	spec.RetryOf, spec.Also = old.Name, also
+	if old.ScheduleTime != nil { // the policy keeps its point, as it would have
+		spec.Scheduled, spec.ScheduleTime, spec.Attempt = true, old.ScheduleTime.AsTime(), old.Attempt+1
+	} else if t := old.RetainUntil; t != nil && t.AsTime().After(s.opts.Now()) {
+		spec.RetainUntil = t.AsTime()
+	} else {
+		spec.RetainUntil = s.opts.Now().Add(defaultRetention)
+	}
 	return s.jobs.Create(spec)
 }
 

@@ -41,6 +41,14 @@ type Options struct {
 	Unattended bool
 	// AuditKeep is how long audit records are kept; 0 is 400 days.
 	AuditKeep time.Duration
+	// JobsPerVault bounds the jobs of a vault that agents do at once, 0 is 8, and
+	// JobsPerHost those of a host, 0 is what its agent takes. Less than 0 is no
+	// bound.
+	JobsPerVault, JobsPerHost int
+	// Backups that are due at the same time start one after the other, SpreadStep
+	// apart but all within Spread; 0 is 5 seconds and 5 minutes. Less than 0 starts
+	// them at once.
+	SpreadStep, Spread time.Duration
 	// Jobs has the times of leases and the like; Catalog, Hooks, Now, Rand and
 	// Logger are filled in.
 	Jobs job.Options
@@ -60,6 +68,15 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Reader
+	}
+	if o.JobsPerVault == 0 {
+		o.JobsPerVault = 8
+	}
+	if o.SpreadStep == 0 {
+		o.SpreadStep = 5 * time.Second
+	}
+	if o.Spread == 0 {
+		o.Spread = 5 * time.Minute
 	}
 	if o.Mend == 0 {
 		o.Mend = 10 * time.Second
@@ -143,6 +160,7 @@ func (s *Server) open() (err error) {
 	s.data = newDataPlane(s)
 	o := s.opts.Jobs
 	o.Catalog, o.Hooks, o.Now, o.Rand, o.Logger = s.cat, s.jobHooks(), s.opts.Now, s.opts.Rand, s.log
+	o.PerHost, o.PerVault = s.opts.JobsPerHost, s.opts.JobsPerVault
 	if s.jobs, err = job.Open(o); err != nil {
 		return err
 	}

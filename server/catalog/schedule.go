@@ -30,16 +30,14 @@ func (r Reader) Schedule(item string) (s Schedule, err error) {
 	return s, err
 }
 
-// Schedules calls fn for all items that the scheduler knows, by resource name.
-func (r Reader) Schedules(fn func(item string, s Schedule) bool) error {
-	return r.scan("schedule/", "", false, func(key string, value []byte) (bool, error) {
-		var s Schedule
-		if err := DecodeJSON(value, &s); err != nil {
-			return false, err
-		}
+// Scheduled lists the items that have a Schedule, by resource name.
+func (r Reader) Scheduled() (items []string, err error) {
+	err = r.scan("schedule/", "", false, func(key string, _ []byte) (bool, error) {
 		ids := strings.Split(key, "/")[1:]
-		return fn("subscriptions/"+ids[0]+"/vaults/"+ids[1]+"/protectedItems/"+ids[2], s), nil
+		items = append(items, "subscriptions/"+ids[0]+"/vaults/"+ids[1]+"/protectedItems/"+ids[2])
+		return true, nil
 	})
+	return items, err
 }
 
 // PutSchedule writes how far the scheduler has come with an item.

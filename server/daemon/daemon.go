@@ -61,6 +61,8 @@ type config struct {
 	localAgent           bool
 	agent                AgentOptions
 	grace                time.Duration
+	perVault, perHost    int
+	spread               time.Duration
 	verbose              bool
 	newAgent             NewAgent
 }
@@ -105,6 +107,9 @@ func Main(args []string, version string, newAgent NewAgent) int {
 	f.DurationVar(&c.agent.FreezeLimit, "freeze-limit", 0, "longest time that the local agent freezes a guest (default 10s)")
 	f.StringVar(&c.agent.Host, "host", "", "id of this host for the local agent (default: its name)")
 	f.DurationVar(&c.grace, "grace", 10*time.Second, "time that running uploads get when the server is stopped")
+	f.IntVar(&c.perVault, "jobs-per-vault", 8, "backups and restores of one vault that run at a time; 0 is no limit")
+	f.IntVar(&c.perHost, "jobs-per-host", 0, "backups and restores that one host runs at a time; 0 leaves it to its agent")
+	f.DurationVar(&c.spread, "spread", 5*time.Minute, "time over which backups that are due at the same time start; 0 starts them at once")
 	f.BoolVarP(&c.verbose, "verbose", "v", false, "log every call")
 	err := cmd.Execute()
 	var usage usageError
@@ -126,6 +131,12 @@ func (c *config) check() error {
 		return usagef("say where the data is: --data DIR")
 	case c.grace < 0:
 		return usagef("--grace %v: must not be negative", c.grace)
+	case c.perVault < 0:
+		return usagef("--jobs-per-vault %d: must not be negative", c.perVault)
+	case c.perHost < 0:
+		return usagef("--jobs-per-host %d: must not be negative", c.perHost)
+	case c.spread < 0:
+		return usagef("--spread %v: must not be negative", c.spread)
 	case c.agent.FreezeLimit < 0:
 		return usagef("--freeze-limit %v: must not be negative", c.agent.FreezeLimit)
 	case !c.localAgent && c.agent != AgentOptions{}:

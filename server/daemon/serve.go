@@ -33,7 +33,10 @@ func (c *config) serve() (err error) {
 			return err
 		}
 	}
-	s, err := server.Open(server.Options{Dir: c.data, Regions: c.regions, Logger: log})
+	s, err := server.Open(server.Options{
+		Dir: c.data, Regions: c.regions, Logger: log,
+		JobsPerVault: orNone(c.perVault), JobsPerHost: orNone(c.perHost), Spread: orNone(c.spread),
+	})
 	if err != nil {
 		return err
 	}
@@ -150,4 +153,12 @@ func addressOf(l net.Listener) string {
 		return "unix:" + s.path
 	}
 	return l.Addr().String()
+}
+
+// orNone gives a limit in which 0 is none as the server's options have it.
+func orNone[T int | time.Duration](n T) T {
+	if n == 0 {
+		return -1
+	}
+	return n
 }

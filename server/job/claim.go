@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -37,6 +38,13 @@ func (s *session) nudge() {
 // wakeHost makes a host's session look for work. mu is held.
 func (m *Manager) wakeHost(host string) {
 	if s := m.sessions[host]; s != nil {
+		s.nudge()
+	}
+}
+
+// wakeAll makes all sessions look for work. mu is held.
+func (m *Manager) wakeAll() {
+	for _, s := range m.sessions {
 		s.nudge()
 	}
 }
@@ -184,6 +192,7 @@ func (m *Manager) requeue(e *entry) bool {
 		return false
 	}
 	m.queues[e.host] = append([]*entry{e}, m.queues[e.host]...)
+	m.wakeAll()
 	return true
 }
 
@@ -207,11 +216,54 @@ func (m *Manager) next(s *session) (msgs []*pb.ClaimJobsResponse, e *entry) {
 		delete(m.queues, s.host)
 		return msgs, nil
 	}
-	// Somebody waits for a restore; so it goes before backups.
-	i := max(0, slices.IndexFunc(q, func(e *entry) bool { return e.restore != nil }))
+	i := m.choose(s.host, q)
+	if i < 0 {
+		m.queues[s.host] = q
+		return msgs, nil
+	}
 	e = q[i]
+	e.taken = true
 	m.queues[s.host] = slices.Delete(q, i, i+1)
 	return msgs, e
+}
+
+// choose gives the index in a host's queue of the job that is next; -1 if the
+// limits allow none. Somebody waits for a restore, so restores go before backups;
+// otherwise the oldest goes first. A vault at its limit holds up nobody but its own
+// jobs. mu is held.
+func (m *Manager) choose(host string, q []*entry) int {
+	onHost, ofVault := 0, map[string]int{}
+	if m.o.PerHost > 0 || m.o.PerVault > 0 {
+		for _, e := range m.active {
+			if e.host == "" || e.ended || !e.taken && e.lease.Token == nil {
+				continue
+			}
+			ofVault[e.vault()]++
+			if e.host == host {
+				onHost++
+			}
+		}
+	}
+	if m.o.PerHost > 0 && onHost >= m.o.PerHost {
+		return -1
+	}
+	free := func(e *entry) bool { return m.o.PerVault <= 0 || ofVault[e.vault()] < m.o.PerVault }
+	if i := slices.IndexFunc(q, func(e *entry) bool { return e.restore != nil && free(e) }); i >= 0 {
+		return i
+	}
+	return slices.IndexFunc(q, free)
+}
+
+// vault is the resource name of the job's vault.
+func (e *entry) vault() string {
+	v, _, _ := strings.Cut(e.job.Name, "/jobs/")
+	return v
+}
+
+// putBack queues a job again that next took. mu is held.
+func (m *Manager) putBack(e *entry) {
+	e.taken = false
+	m.queues[e.host] = append([]*entry{e}, m.queues[e.host]...)
 }
 
 // assign gives a job, taken off the queue, to a session. It answers nil if that
@@ -222,7 +274,16 @@ func (m *Manager) assign(s *session, e *entry) (a *pb.JobAssignment, again bool)
 	m.mu.Unlock()
 	work, err := m.o.Hooks.Work(j, e.restore)
 	if err != nil {
-		m.finish(e, end{state: pb.JobState_JOB_STATE_FAILED, error: m.o.Hooks.Problem(err)})
+		p := m.o.Hooks.Problem(err)
+		how := end{state: pb.JobState_JOB_STATE_FAILED, error: p}
+		switch p.GetReason() {
+		case pb.ErrorReason_ERROR_REASON_PROTECTION_STOPPED, pb.ErrorReason_ERROR_REASON_PROTECTED_ITEM_DELETED: // while it was queued
+			how.state = pb.JobState_JOB_STATE_CANCELLED
+			m.mu.Lock()
+			e.why = p
+			m.mu.Unlock()
+		}
+		m.finish(e, how)
 		return nil, true
 	}
 	var raw [20]byte
@@ -237,8 +298,8 @@ func (m *Manager) assign(s *session, e *entry) (a *pb.JobAssignment, again bool)
 		return nil, true
 	}
 	if m.sessions[s.host] != s {
-		m.queues[e.host] = append([]*entry{e}, m.queues[e.host]...)
-		m.wakeHost(e.host)
+		m.putBack(e)
+		m.wakeAll()
 		return nil, true
 	}
 	now := m.o.Now()
@@ -247,12 +308,16 @@ func (m *Manager) assign(s *session, e *entry) (a *pb.JobAssignment, again bool)
 	e.lease = catalog.Lease{Token: hashToken(token), Expire: now.Add(m.o.Lease), Instance: s.instance}
 	if err := m.commit(e, next, nil); err != nil {
 		e.lease = catalog.Lease{}
-		m.queues[e.host] = append([]*entry{e}, m.queues[e.host]...)
+		m.putBack(e)
 		m.log.Error("job not assigned", "job", next.Name, "error", err)
-		time.AfterFunc(m.o.Flush, s.nudge)
+		time.AfterFunc(m.o.Flush, func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.wakeAll()
+		})
 		return nil, false
 	}
-	e.session = s
+	e.taken, e.session = false, s // its lease counts now
 	s.running[e] = true
 	m.wake()
 	e.assigned = &pb.JobAssignment{

@@ -5,6 +5,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "cairn/proto/cairn/v1"
+	"cairn/server/catalog"
 )
 
 // end is how a job ends.
@@ -13,6 +14,8 @@ type end struct {
 	error *pb.Problem
 	// change, if set, changes the job further.
 	change func(*pb.Job)
+	// queued ends the job only if it is QUEUED.
+	queued bool
 }
 
 func interrupted(message string) end {
@@ -23,13 +26,18 @@ func interrupted(message string) end {
 }
 
 // finish ends a job, once; a second call waits for the first. A job that has
-// made its point is complete, whatever how says.
-func (m *Manager) finish(e *entry, how end) {
+// made its point is complete, whatever how says. It answers whether this call did
+// it.
+func (m *Manager) finish(e *entry, how end) bool {
 	m.mu.Lock()
 	if e.ending || e.ended {
 		m.mu.Unlock()
 		<-e.done
-		return
+		return false
+	}
+	if how.queued && e.job.State != pb.JobState_JOB_STATE_QUEUED {
+		m.mu.Unlock()
+		return false
 	}
 	e.ending = true
 	next := proto.CloneOf(e.job)
@@ -68,7 +76,7 @@ func (m *Manager) finish(e *entry, how end) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e.ended = true
-	stored := m.commit(e, next, nil)
+	stored := m.commit(e, next, func(tx *catalog.Tx) error { return m.settle(tx, next) })
 	if stored == nil {
 		delete(m.active, next.Name)
 	} else { // the disk is full, say: it ends in memory, and is stored later
@@ -86,9 +94,18 @@ func (m *Manager) finish(e *entry, how end) {
 		e.cancel(nil)
 	}
 	if e.host != "" {
-		m.wakeHost(e.host)
+		m.wakeAll() // there may be room now for a job of another host
 	}
 	close(e.done)
+	return true
+}
+
+// settle lets the server write what becomes durable with the end of a job.
+func (m *Manager) settle(tx *catalog.Tx, j *pb.Job) error {
+	if m.o.Hooks.Settle == nil {
+		return nil
+	}
+	return m.o.Hooks.Settle(tx, j)
 }
 
 // complete turns whatever end a backup was to have into success. What it would

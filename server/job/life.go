@@ -25,10 +25,14 @@ type Spec struct {
 	RetainUntil   time.Time
 	RetryOf       string
 	Scheduled     bool
-	Tasks         []string // titles, in the order in which they run
+	ScheduleTime  time.Time // the run of the schedule that it is for, if Scheduled
+	Attempt       int32     // at that run, from 1 on, if Scheduled
+	Tasks         []string  // titles, in the order in which they run
 	// Restore is what a RESTORE is to do, and where: its host must be given. It is
 	// kept, and must not be changed any more.
 	Restore *pb.RestoreRequest
+	// Error is why a job that Skip or Fail makes does not run.
+	Error *pb.Problem
 	// Also, if set, writes what is to become durable in one step with the job.
 	Also func(*catalog.Tx, *pb.Job) error
 }
@@ -70,13 +74,48 @@ func (m *Manager) Record(spec Spec) (*pb.Job, error) {
 	return j, err
 }
 
+// Skip makes the record of a job that is not done, and is SKIPPED from the
+// beginning, for the reason spec.Error.
+func (m *Manager) Skip(spec Spec) (*pb.Job, error) {
+	_, j, err := m.create(spec, pb.JobState_JOB_STATE_SKIPPED, nil)
+	return j, err
+}
+
+// Fail makes a job that cannot be done and ends FAILED at once, for the reason
+// spec.Error. If the server stops in between, its agent gets it all the same.
+// Errors: *BusyError, and the catalog's.
+func (m *Manager) Fail(spec Spec) (*pb.Job, error) {
+	e, j, err := m.create(spec, pb.JobState_JOB_STATE_QUEUED, nil)
+	if err != nil {
+		return nil, err
+	}
+	m.finish(e, end{state: pb.JobState_JOB_STATE_FAILED, error: spec.Error})
+	return m.Get(j.Name)
+}
+
+// Abandon ends a job that is QUEUED, and will not be done, as FAILED for the
+// reason why. Errors: ErrNotFound, and *StateError for a job in another state.
+func (m *Manager) Abandon(name string, why *pb.Problem) error {
+	m.mu.Lock()
+	e := m.active[name]
+	m.mu.Unlock()
+	if e != nil && m.finish(e, end{state: pb.JobState_JOB_STATE_FAILED, error: why, queued: true}) {
+		return nil
+	}
+	j, err := m.Get(name)
+	if err != nil {
+		return err
+	}
+	return &StateError{Job: name, State: j.State}
+}
+
 func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCauseFunc) (*entry, *pb.Job, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.stopping && cancel != nil {
 		return nil, nil, ErrStopping
 	}
-	if b := m.busy[spec.ProtectedItem]; b != nil && exclusive(spec.Operation, spec.Restore) {
+	if b := m.busy[spec.ProtectedItem]; b != nil && !Ended(state) && exclusive(spec.Operation, spec.Restore) {
 		return nil, nil, &BusyError{Item: spec.ProtectedItem, Job: b.job.Name, Operation: b.job.Operation}
 	}
 	now := m.o.Now()
@@ -92,7 +131,11 @@ func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCaus
 		Name: spec.Vault + "/jobs/" + id, Uid: uid.String(),
 		Operation: spec.Operation, State: state, Stats: &pb.JobStats{},
 		ProtectedItem: spec.ProtectedItem, Machine: spec.Machine, RecoveryPoint: spec.RecoveryPoint,
-		CreateTime: timestamppb.New(now), RetryOf: spec.RetryOf, Scheduled: spec.Scheduled,
+		CreateTime: timestamppb.New(now), RetryOf: spec.RetryOf,
+		Scheduled: spec.Scheduled, Attempt: spec.Attempt,
+	}
+	if !spec.ScheduleTime.IsZero() {
+		j.ScheduleTime = timestamppb.New(spec.ScheduleTime)
 	}
 	if !spec.RetainUntil.IsZero() {
 		j.RetainUntil = timestamppb.New(spec.RetainUntil)
@@ -101,10 +144,13 @@ func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCaus
 		j.StartTime = j.CreateTime
 	}
 	if Ended(state) {
-		j.EndTime = j.CreateTime
+		j.EndTime, j.Error = j.CreateTime, spec.Error
 	}
 	for _, title := range spec.Tasks {
 		j.Tasks = append(j.Tasks, &pb.JobTask{Title: title, State: pb.JobState_JOB_STATE_QUEUED})
+	}
+	if Ended(state) {
+		endTasks(j)
 	}
 	e := &entry{cancel: cancel, done: make(chan struct{}), ended: Ended(state)}
 	if err := m.commit(e, j, func(tx *catalog.Tx) error {
@@ -125,11 +171,12 @@ func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCaus
 	}
 	a := m.adopt(j, spec.Restore)
 	a.cancel = cancel
-	if state == pb.JobState_JOB_STATE_QUEUED {
+	switch {
+	case state != pb.JobState_JOB_STATE_QUEUED:
+		a.host = ""
+	case spec.Error == nil:
 		m.queues[a.host] = append(m.queues[a.host], a)
 		m.wakeHost(a.host)
-	} else {
-		a.host = ""
 	}
 	return a, j, nil
 }

@@ -88,7 +88,14 @@ func (m *Manager) flush() {
 	}
 	err := m.cat.Update(context.Background(), func(tx *catalog.Tx) error {
 		for _, e := range dirty {
-			if err := m.put(tx, e, e.job); err != nil {
+			j := e.job
+			if e.ended { // its end could not be stored when it came
+				j = proto.CloneOf(j)
+				if err := m.settle(tx, j); err != nil {
+					return err
+				}
+			}
+			if err := m.put(tx, e, j); err != nil {
 				return err
 			}
 		}

@@ -74,6 +74,11 @@ type Hooks struct {
 	// Ending is called with the final state of a job before it is stored. It can
 	// be called again for the same job if the server stops in between.
 	Ending func(*pb.Job)
+	// Settle is called with the final state of a job in the transaction that stores
+	// it, and may write what becomes durable with it, and set NextAttemptTime; nil
+	// does nothing. It can be called again, if the transaction failed. It must not
+	// call the Manager, which is locked, nor wait.
+	Settle func(*catalog.Tx, *pb.Job) error
 	// Halt is called when a running job was asked to stop, and before Made when a
 	// job ends. It sees to it that nothing is done for the job any more.
 	Halt func(*pb.Job)
@@ -89,6 +94,10 @@ type Options struct {
 	// crypto/rand if nil.
 	Now  func() time.Time
 	Rand io.Reader
+	// PerHost and PerVault bound the jobs that agents do at once, of one host and
+	// of one vault; the others stay QUEUED. 0 is no bound: then what a host does at
+	// once is up to its agent alone.
+	PerHost, PerVault int
 	// Lease is how long an agent holds a job without a report; 0 is 30 s.
 	Lease time.Duration
 	// Grace is how long leases last at least after the server's start; 0 is 30 s.
@@ -172,6 +181,7 @@ type entry struct {
 	cancel   context.CancelCauseFunc // of a Run
 	dirty    bool                    // progress that is not stored yet
 	leaseUp  bool                    // the lease was renewed and that is not stored
+	taken    bool                    // off the queue, and about to be assigned
 	ending   bool                    // finish is at work
 	ended    bool
 	why      *pb.Problem   // with what it ends if it is CANCELLED; may be nil
