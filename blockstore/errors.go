@@ -29,6 +29,8 @@ var (
 	// ErrFull: writing would leave less free space than Options.MinFree. What
 	// was not acknowledged is dropped; the store works on when there is space.
 	ErrFull = errors.New("not enough disk space")
+	// ErrReclaiming: another Reclaim of the vault is under way.
+	ErrReclaiming = errors.New("vault is being reclaimed already")
 	// ErrNotFound: no point, or no record, of that name.
 	ErrNotFound = errors.New("not found")
 	// ErrBlockMissing: a block that is read, or that a page or a point refers

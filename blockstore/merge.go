@@ -1,9 +1,12 @@
 package blockstore
 
 import (
+	"context"
 	"fmt"
 
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // Every flush ends a table, however small, and Pebble never looks at tables of
@@ -36,7 +39,15 @@ type smallRun struct {
 // landed is told of every new table, in order.
 func (m *merger) landed(t *table) {
 	run := smallRun{lo: t.flights[0].entry.id, hi: t.flights[len(t.flights)-1].entry.id, size: t.size}
+	m.s.merging.Lock()
+	defer m.s.merging.Unlock()
+	if len(m.tail) > 0 && m.tail[0].lo < m.s.mergeFloor.Load() {
+		m.tail = nil // a Reclaim has these
+	}
 	for {
+		if run.lo < m.s.mergeFloor.Load() {
+			return
+		}
 		if run.size >= t.limit/smallTable {
 			m.tail = nil
 			return
@@ -67,32 +78,59 @@ func (m *merger) merge(runs []smallRun) (smallRun, error) {
 	if err := m.s.room(m.s.o.MinFree + uint64(out.size)); err != nil {
 		return out, err
 	}
-	t := m.s.newTable(out.lo, "merge-")
+	_, err := m.s.rewrite(m.s.ctx, "merge-", out.lo, out.hi, m.s.o.MinFree, nil)
+	return out, err
+}
+
+// rewrite replaces the tables of the ids lo … hi, which have no others, by one
+// with those of their blocks that keep has, or all if that is nil. It gives the
+// size of the new file.
+func (s *Store) rewrite(ctx context.Context, prefix string, lo, hi, reserve uint64, keep *roaring64.Bitmap) (uint64, error) {
+	t := s.newTable(lo, prefix, reserve)
 	if t.err == nil {
-		t.err = m.copy(t, out.lo, out.hi)
+		t.err = s.copy(ctx, t, lo, hi, keep)
 	}
 	err := t.finish()
+	var size uint64
 	if err == nil {
-		span := pebble.KeyRange{Start: blockKey(out.lo), End: blockKey(out.hi + 1)}
-		_, err = m.s.blocks.IngestAndExcise(m.s.ctx, []string{t.path}, nil, nil, span)
+		var info vfs.FileInfo
+		if info, err = s.fs.Stat(t.path); err == nil {
+			size = uint64(info.Size())
+		}
+	}
+	if err == nil {
+		span := pebble.KeyRange{Start: blockKey(lo), End: blockKey(hi + 1)}
+		_, err = s.blocks.IngestAndExcise(s.ctx, []string{t.path}, nil, nil, span)
 	}
 	if err != nil {
 		t.discard()
-		return out, err
+		return 0, err
 	}
-	return out, m.s.g.failure()
+	return size, s.g.failure()
 }
 
-// copy adds the blocks lo … hi to a table. Pebble's checksums are checked on the
+// copy adds blocks of lo … hi to a table. Pebble's checksums are checked on the
 // way, digests are not: who reads the block does that.
-func (m *merger) copy(t *table, lo, hi uint64) error {
-	it, err := m.s.blocks.NewIter(&pebble.IterOptions{LowerBound: blockKey(lo), UpperBound: blockKey(hi + 1)})
+func (s *Store) copy(ctx context.Context, t *table, lo, hi uint64, keep *roaring64.Bitmap) error {
+	it, err := s.blocks.NewIter(&pebble.IterOptions{LowerBound: blockKey(lo), UpperBound: blockKey(hi + 1)})
 	if err != nil {
 		return err
 	}
 	defer it.Close()
 	n := 0
 	for ok := it.First(); ok; ok = it.Next() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if keep != nil {
+			id, err := parseBlockKey(it.Key())
+			if err != nil {
+				return err
+			}
+			if !keep.Contains(id) {
+				continue
+			}
+		}
 		v, err := it.ValueAndErr()
 		if err != nil {
 			return err

@@ -175,7 +175,7 @@ func (p *pipeline) build() {
 				continue
 			}
 			if t == nil {
-				t = p.s.newTable(next, "")
+				t = p.s.newTable(next, "", p.s.o.MinFree)
 				old.Reset(tableAge)
 			}
 			f.entry.id = next
@@ -270,6 +270,7 @@ func (p *pipeline) landed(fs []*flight) {
 	defer p.mu.Unlock()
 	for _, f := range fs {
 		delete(p.flights, f.digest)
+		p.s.barrier.need(f.digest, f.entry) // whoever waits for it
 		for _, w := range f.waiters {
 			w.u.landed(f)
 			w.ack.settle(nil)

@@ -110,7 +110,7 @@ func (u *Upload) checkRoot(d Disk) error {
 	}
 	u.s.pins.RLock()
 	defer u.s.pins.RUnlock()
-	es, err := u.s.lookup([]block.Digest{d.Map.Root})
+	es, err := u.s.lookupAlive([]block.Digest{d.Map.Root})
 	if err != nil {
 		return err
 	}

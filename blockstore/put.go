@@ -57,7 +57,7 @@ func (u *Upload) ReadBlocks(ctx context.Context, ds []block.Digest) ([][]byte, e
 	}
 	defer u.s.leave()
 	u.s.pins.RLock()
-	es, err := u.s.lookup(ds)
+	es, err := u.s.lookupAlive(ds)
 	for i, e := range es {
 		if e.id != 0 {
 			u.pin(ds[i], e)

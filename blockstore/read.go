@@ -158,6 +158,8 @@ func (s *Store) read(ctx context.Context, ds []block.Digest, stored bool, point 
 	}
 	return out, s.fetch(ctx, wants, func(w want, value []byte, err error) error {
 		switch {
+		case errors.Is(err, errNoSuchID) && s.gone(w.digest):
+			return fmt.Errorf("block %s: %w", w.digest, ErrBlockMissing)
 		case err != nil:
 		case stored:
 			out[w.i] = bytes.Clone(value)
@@ -172,6 +174,13 @@ func (s *Store) read(ctx context.Context, ds []block.Digest, stored bool, point 
 		}
 		return err
 	})
+}
+
+// gone reports whether the index has no such block: one that was found and is not
+// in blocks/ may have been reclaimed in between.
+func (s *Store) gone(d block.Digest) bool {
+	es, err := s.lookup([]block.Digest{d})
+	return err == nil && es[0].id == 0
 }
 
 // damagedIDs remembers blocks that Pebble found damaged. It spends seconds of

@@ -232,8 +232,16 @@ func (v *verifier) entries(ctx context.Context, fn func(block.Digest, entry) err
 func (v *verifier) walkAll(ctx context.Context) error {
 	var werr error
 	err := v.s.Points("", "", func(p Point) bool {
+		h, err := v.s.hold(p.ID)
+		if errors.Is(err, ErrNotFound) {
+			return true // deleted meanwhile, and perhaps reclaimed
+		}
+		if werr = err; err != nil {
+			return false
+		}
+		defer v.s.drop(h)
 		v.report.Points++
-		werr = v.walk(ctx, p)
+		werr = v.walk(ctx, h.point)
 		return werr == nil
 	})
 	if err := errors.Join(werr, err); err != nil {

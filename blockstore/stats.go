@@ -34,7 +34,7 @@ func (s *Store) Stats() (Stats, error) {
 	now := s.st.Load()
 	st := Stats{
 		Blocks: now.blocks, StoredBytes: now.stored, PlainBytes: now.plain,
-		BytesAdded: now.stored - s.opened.stored, BytesWritten: s.g.written.Load(),
+		BytesAdded: now.stored + s.removed.Load() - s.opened.stored, BytesWritten: s.g.written.Load(),
 		Index: s.index.Metrics(), Tables: s.blocks.Metrics(),
 	}
 	u, err := s.fs.GetDiskUsage(s.dir)

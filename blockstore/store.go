@@ -37,7 +37,17 @@ type Store struct {
 	// takes blocks away, which holds it for writing: the settling of a failed
 	// table, and a sweep.
 	pins sync.RWMutex
-	pipe *pipeline // nil when read-only
+	// barrier is there while a Reclaim marks and sweeps the index. It is guarded
+	// by pins.
+	barrier    *barrier
+	reclaiming sync.Mutex    // held by the one Reclaim that runs
+	removed    atomic.Uint64 // stored bytes whose index entries were removed since the store was opened
+	pipe       *pipeline     // nil when read-only
+
+	// merging is held while small tables are written together; those with ids
+	// below mergeFloor are left alone.
+	merging    sync.Mutex
+	mergeFloor atomic.Uint64
 
 	// apply makes batches to the index one after the other; its holder may change
 	// st. One at a time is enough, as each is synced, and Pebble panics when a

@@ -28,15 +28,16 @@ type table struct {
 // spaceStep is how often the builder looks at the free space, in bytes.
 const spaceStep = 4 << 20
 
-// newTable begins a table. What goes wrong shows when it is finished.
-func (s *Store) newTable(first uint64, prefix string) *table {
+// newTable begins a table that leaves reserve bytes of the disk free. What goes
+// wrong shows when it is finished.
+func (s *Store) newTable(first uint64, prefix string, reserve uint64) *table {
 	t := &table{
 		s:     s,
 		path:  s.fs.PathJoin(s.dir, incomingName, fmt.Sprintf("%s%016x.sst", prefix, first)),
 		limit: s.tableSize(),
 		born:  time.Now(),
 	}
-	if t.err = s.room(s.o.MinFree + spaceStep); t.err != nil {
+	if t.err = s.room(reserve + spaceStep); t.err != nil {
 		return t
 	}
 	f, err := s.fs.Create(t.path, vfs.WriteCategoryUnspecified)

@@ -113,8 +113,10 @@ func (u *Upload) base() string {
 	return u.holds[len(u.holds)-1].point.ID
 }
 
-// pin keeps a stored block for the upload.
+// pin keeps a stored block for the upload. The caller holds pins.
 func (u *Upload) pin(d block.Digest, e entry) {
+	// First of all, and for a closed upload as well: its page may be on its way.
+	u.s.barrier.need(d, e)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
@@ -184,7 +186,7 @@ func (u *Upload) FindMissing(ctx context.Context, ds []block.Digest) ([]int, err
 
 // find pins what there is of ds and reports the rest. The caller holds pins.
 func (u *Upload) find(ds []block.Digest, missing func(i int)) error {
-	es, err := u.s.lookup(ds)
+	es, err := u.s.lookupAlive(ds)
 	if err != nil {
 		return err
 	}
