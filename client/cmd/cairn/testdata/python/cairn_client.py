@@ -1,74 +1,64 @@
-"""A connection to Cairn from Python.
+"""A connection to Cairn from Python, and what the programs beside it share.
 
-Needs grpcio and grpcio-tools (Debian: python3-grpcio python3-grpc-tools). The
-stubs are made from the .proto files when this is imported; a program of yours
-would make them once:
+It needs gRPC (Debian: python3-grpcio python3-grpc-tools; pip: grpcio grpcio-tools)
+and the stubs, which are made once, in the top directory of the repository:
 
-    python3 -m grpc_tools.protoc -I proto --python_out=gen --grpc_python_out=gen proto/cairn/v1/*.proto
+    mkdir gen
+    python3 -m grpc_tools.protoc -I proto -I client/cmd/cairn/testdata \\
+        --python_out=gen --grpc_python_out=gen proto/cairn/v1/*.proto errors.proto
+    export PYTHONPATH=gen
 """
 
-import atexit
 import importlib
-import pathlib
-import shutil
-import sys
-import tempfile
+import pkgutil
 
+import cairn.v1
+import errors_pb2
 import grpc
-from grpc_tools import protoc
-
-HERE = pathlib.Path(__file__).resolve().parent
-PROTO = next(p / "proto" for p in HERE.parents if (p / "proto/cairn/v1").is_dir())
 
 
-def _generate():
-    gen = tempfile.mkdtemp(prefix="cairn-python-")
-    atexit.register(shutil.rmtree, gen)
-    included = pathlib.Path(protoc.__file__).parent / "_proto"
-    files = [str(f) for f in sorted(PROTO.glob("cairn/v1/*.proto"))]
-    if protoc.main(["protoc", f"-I{PROTO}", f"-I{HERE}", f"-I{included}", f"--python_out={gen}",
-                    f"--grpc_python_out={gen}", *files, str(HERE / "errors.proto")]) != 0:
-        raise RuntimeError("the stubs could not be made")
-    sys.path.insert(0, gen)
+class v1:
+    """All messages and enums of the API in one place: v1.Vault, v1.BackUpRequest, …"""
 
 
-_generate()
-
-errors_pb2 = importlib.import_module("errors_pb2")
-
-# All messages in one place: v1.Vault, v1.BackUpRequest, …
-v1 = type("v1", (), {})
-_services = {}
-for _f in sorted(PROTO.glob("cairn/v1/*.proto")):
-    _m = importlib.import_module(f"cairn.v1.{_f.stem}_pb2")
-    for _name, _value in vars(_m).items():
-        if not _name.startswith("_"):
+stubs = {}
+for _module in pkgutil.iter_modules(cairn.v1.__path__, "cairn.v1."):
+    for _name, _value in vars(importlib.import_module(_module.name)).items():
+        if _module.name.endswith("_pb2_grpc"):
+            stubs[_name] = _value
+        elif not _name.startswith("_"):
             setattr(v1, _name, _value)
-    _g = importlib.import_module(f"cairn.v1.{_f.stem}_pb2_grpc")
-    _services.update({n: s for n, s in vars(_g).items() if n.endswith("Stub")})
 
 
 class Cairn:
-    """One stub per service: c.vaults, c.policies, c.hosts, c.items, c.points, c.jobs, c.blocks."""
+    """One stub per service, over one connection."""
 
     def __init__(self, address):
-        options = [("grpc.max_receive_message_length", 16 << 20)]
-        channel = grpc.insecure_channel(address, options)
-        self.vaults = _services["VaultServiceStub"](channel)
-        self.policies = _services["PolicyServiceStub"](channel)
-        self.hosts = _services["HostServiceStub"](channel)
-        self.items = _services["ProtectedItemServiceStub"](channel)
-        self.points = _services["RecoveryPointServiceStub"](channel)
-        self.jobs = _services["JobServiceStub"](channel)
-        self.blocks = _services["BlockServiceStub"](channel)
+        """address is HOST:PORT or unix:/path/of/cairnd.sock."""
+        channel = grpc.insecure_channel(address, [("grpc.max_receive_message_length", 8 << 20)])
+        self.vaults = stubs["VaultServiceStub"](channel)
+        self.policies = stubs["PolicyServiceStub"](channel)
+        self.hosts = stubs["HostServiceStub"](channel)
+        self.items = stubs["ProtectedItemServiceStub"](channel)
+        self.points = stubs["RecoveryPointServiceStub"](channel)
+        self.jobs = stubs["JobServiceStub"](channel)
+        self.blocks = stubs["BlockServiceStub"](channel)
+        self.audit = stubs["AuditServiceStub"](channel)
 
 
-def reason(error):
-    """What went wrong, from the published enum ErrorReason: "VAULT_NOT_FOUND"."""
+def details(error):
+    """What an RpcError says for programs: its ErrorInfo, and the wrong fields as a dict."""
+    info, fields = errors_pb2.ErrorInfo(), {}
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             for detail in errors_pb2.Status.FromString(value).details:
-                info = errors_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    return info.reason.removeprefix("ERROR_REASON_")
-    return ""
+                detail.Unpack(info)
+                wrong = errors_pb2.BadRequest()
+                if detail.Unpack(wrong):
+                    fields = {v.field: v.description for v in wrong.field_violations}
+    return info, fields
+
+
+def reason(error):
+    """Why a call failed, from the published enum ErrorReason: "VAULT_NOT_FOUND"."""
+    return details(error)[0].reason.removeprefix("ERROR_REASON_")
