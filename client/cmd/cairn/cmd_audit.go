@@ -60,7 +60,7 @@ address over TCP, server for what the server did of itself.`,
 	f := cmd.Flags()
 	f.StringVar(&resource, "resource", "", "only this resource and what lies below it: VAULT, VAULT/ITEM, vaults/V/policies/P, hosts/H or a full name")
 	f.StringVar(&filter.Actor, "actor", "", "only calls of this caller")
-	f.StringVar(&method, "method", "", "only calls of this RPC: CreateVault, or VaultService/CreateVault")
+	f.StringVar(&method, "method", "", "only calls of this RPC, such as CreateVault; or of what the server does of itself, such as server/PruneRecoveryPoint")
 	f.BoolVar(&filter.Failed, "failed", false, "only calls that failed")
 	f.StringVar(&span.from, "from", "", "since this day or time, or 7d ago")
 	f.StringVar(&span.to, "to", "", "until this day or time")
@@ -122,10 +122,19 @@ func (a *app) auditResource(s string) (string, error) {
 	return "", usagef("--resource %q: must be such as VAULT, VAULT/ITEM, vaults/VAULT/policies/POLICY or hosts/HOST", s)
 }
 
+// serverActs are what the server does of itself and leaves records of, as methods.
+var serverActs = []string{"server/PruneRecoveryPoint", "server/PurgeProtectedItem", "server/ScheduleBackup", "server/ScheduleReclaim"}
+
 // fullMethod finds the RPC that a short form means: "CreateVault" is
 // "cairn.v1.VaultService/CreateVault".
 func fullMethod(s string) (string, error) {
 	var full, names []string
+	for _, act := range serverActs {
+		names = append(names, act)
+		if act == s || strings.EqualFold(short(act), s) {
+			full = append(full, act)
+		}
+	}
 	protoregistry.GlobalFiles.RangeFilesByPackage("cairn.v1", func(file protoreflect.FileDescriptor) bool {
 		for i := range file.Services().Len() {
 			service := file.Services().Get(i)
