@@ -29,6 +29,8 @@ import (
 //	                       it; it goes once the catalog has the job
 //	ended/{uid}         P  cairn.v1.ProtectedItemUsage of an item whose data went
 //	                       for good; it goes after 400 days
+//	usage/{yyyy-mm-dd}  P  cairn.v1.VaultUsageDay of that day of UTC; it goes
+//	                       after 800 days
 //
 // Derived fields (state, problem, counts, etags) are empty in them.
 const (
@@ -39,6 +41,7 @@ const (
 	requestPrefix = "request/"
 	donePrefix    = "done/"
 	endedPrefix   = "ended/"
+	usagePrefix   = "usage/"
 )
 
 // owner says which server registered the vault.

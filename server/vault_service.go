@@ -2,10 +2,12 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -13,6 +15,7 @@ import (
 	"cairn/blockstore/block"
 	pb "cairn/proto/cairn/v1"
 	"cairn/server/catalog"
+	"cairn/server/job"
 )
 
 type vaultService struct {
@@ -274,7 +277,7 @@ func (s *vaultService) DeleteVault(_ context.Context, r *pb.DeleteVaultRequest) 
 		return nil, err
 	}
 	release()
-	if err := s.vaults.remove(v, func() error {
+	err = s.vaults.remove(v, func() error {
 		if e := v.whyBroken(); e != nil {
 			return e
 		}
@@ -282,7 +285,14 @@ func (s *vaultService) DeleteVault(_ context.Context, r *pb.DeleteVaultRequest) 
 			return err
 		}
 		return errNotEmpty(v)
-	}); err != nil {
+	})
+	var busy *job.StateError
+	if errors.As(err, &busy) {
+		return nil, newError(pb.ErrorReason_ERROR_REASON_VAULT_NOT_EMPTY,
+			"vault %q has a job that is under way: %s; wait for its end, or cancel it", v.Name, busy.Job).
+			with("name", v.Name.String()).with("job", busy.Job)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &pb.DeleteVaultResponse{}, nil
@@ -294,13 +304,41 @@ func errNotEmpty(v *Vault) error {
 	if len(items) == 0 {
 		return nil
 	}
-	var names []string
-	for _, it := range items[:min(10, len(items))] {
-		names = append(names, it.Name)
+	var names, states []string
+	var last time.Time // when the last of them goes by itself; zero if one does not
+	for i, it := range items {
+		if i < 10 {
+			names = append(names, it.Name)
+		}
+		if i < 3 {
+			states = append(states, it.Name[strings.LastIndexByte(it.Name, '/')+1:]+": "+holding(it))
+		}
+		if i == 0 || !last.IsZero() && it.PurgeTime.AsTime().After(last) {
+			last = it.PurgeTime.AsTime()
+		}
+		if it.PurgeTime == nil {
+			last = time.Time{}
+		}
+	}
+	if more := len(items) - len(states); more > 0 {
+		states = append(states, fmt.Sprintf("and %d more", more))
+	}
+	todo := "stop their protection and delete their data first; what is deleted goes for good after its time"
+	if !last.IsZero() {
+		todo = "it can be deleted when they are gone, after " + last.UTC().Format(time.RFC3339)
 	}
 	return newError(pb.ErrorReason_ERROR_REASON_VAULT_NOT_EMPTY,
-		"vault %q still holds %d protected items (%s, …); stop their protection and delete their data first", v.Name, len(items), names[0]).
+		"vault %q still holds %d protected items (%s); %s", v.Name, len(items), strings.Join(states, "; "), todo).
 		with("name", v.Name.String()).with("count", fmt.Sprint(len(items))).with("protected_items", strings.Join(names, ","))
+}
+
+// holding says in a few words what an item holds.
+func holding(it *pb.ProtectedItem) string {
+	state := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(it.ProtectionState.String(), "PROTECTION_STATE_"), "_", " "))
+	if it.DeleteTime != nil {
+		state = "deleted, gone for good after " + it.PurgeTime.AsTime().UTC().Format(time.RFC3339)
+	}
+	return fmt.Sprintf("%s, recovery points: %d", state, it.RecoveryPointCount)
 }
 
 // ListRegions lists the regions that this server knows.

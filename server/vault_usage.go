@@ -9,13 +9,19 @@ import (
 	pb "cairn/proto/cairn/v1"
 )
 
-// instanceSize is the protected size up to which one instance is charged.
-const instanceSize = 500 << 30
+// The steps of the protected size: up to smallInstance one instance is charged at
+// the small rate, up to fullInstance one at the full rate, and one more for every
+// further fullInstance that is begun.
+const (
+	smallInstance = 50 << 30
+	fullInstance  = 500 << 30
+)
 
 // GetVaultUsage tells what the vault's storage takes and what is billed.
 func (s *vaultService) GetVaultUsage(ctx context.Context, r *pb.GetVaultUsageRequest) (*pb.GetVaultUsageResponse, error) {
 	var f fields
 	n := f.vault("name", r.Name)
+	from, to := f.usageDays(r, s.opts.Now())
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -28,45 +34,74 @@ func (s *vaultService) GetVaultUsage(ctx context.Context, r *pb.GetVaultUsageReq
 	if err != nil {
 		return nil, err
 	}
-	dir := v.Store.Info().Dir
-	size, err := s.dirSize(ctx, dir)
+	size, free, err := s.vaultBytes(ctx, v)
 	if err != nil {
 		return nil, err
 	}
 	u := &pb.VaultUsage{
-		RecoveryPointCount: int64(st.Points), BlockCount: int64(st.Blocks),
-		StoredBytes: size, FreeBytes: -1,
+		RecoveryPointCount: int64(st.Points), BlockCount: int64(st.Blocks), PlainBytes: int64(st.PlainBytes),
+		StoredBytes: size, FreeBytes: free,
 	}
-	if d, err := s.opts.FS.GetDiskUsage(dir); err == nil {
-		u.FreeBytes = int64(d.AvailBytes)
+	if u.Items, err = s.itemUsages(ctx, v); err != nil {
+		return nil, err
 	}
-	for _, it := range v.itemsOf(func(*pb.ProtectedItem) bool { return true }) {
-		u.Items = append(u.Items, itemUsage(it))
+	if !from.IsZero() {
+		if u.Days, err = v.usageDays(from, to); err != nil {
+			return nil, err
+		}
 	}
 	return &pb.GetVaultUsageResponse{Usage: u}, nil
 }
 
+// vaultBytes is what a vault's directory takes, and what is free beside it; -1 if
+// that is not known.
+func (s *Server) vaultBytes(ctx context.Context, v *Vault) (size, free int64, err error) {
+	dir := v.Store.Info().Dir
+	free = -1
+	if d, err := s.opts.FS.GetDiskUsage(dir); err == nil {
+		free = int64(d.AvailBytes)
+	}
+	size, err = s.dirSize(ctx, dir)
+	return size, free, err
+}
+
+// itemUsages is the bill of a vault: its items by id, then those that are gone.
+func (s *Server) itemUsages(_ context.Context, v *Vault) ([]*pb.ProtectedItemUsage, error) {
+	ended, err := v.ended() // first: so an item that goes now is there twice rather than not at all
+	if err != nil {
+		return nil, err
+	}
+	var out []*pb.ProtectedItemUsage
+	for _, it := range v.itemsOf(func(*pb.ProtectedItem) bool { return true }) {
+		out = append(out, itemUsage(it))
+	}
+	return append(out, ended...), nil
+}
+
 // itemUsage is what one item is charged for. Charging begins with the first
-// backup that succeeded, and ends when protection is stopped and all data gone.
+// backup that succeeded, goes on while any of the data is kept, and ends when
+// protection is stopped and all data gone. An item's newest point stays as long as
+// the item, so that the end comes with the item's: see endedUsage.
 func itemUsage(it *pb.ProtectedItem) *pb.ProtectedItemUsage {
 	u := &pb.ProtectedItemUsage{
-		ProtectedItem: it.Name, ProtectedBytes: it.ProtectedBytes,
+		ProtectedItem: it.Name, ProtectedBytes: it.ProtectedBytes, RecoveryPointCount: it.RecoveryPointCount,
 		UniqueStoredBytes: -1, SharedStoredBytes: -1,
+		BillingStartTime: orDefault(it.BillingStartTime, it.LastBackupTime),
 	}
-	stopped := it.ProtectionState == pb.ProtectionState_PROTECTION_STATE_PROTECTION_STOPPED
 	switch {
 	case it.LastBackupTime == nil:
 		u.BillingState = pb.BillingState_BILLING_STATE_NOT_STARTED
-	case stopped && it.RecoveryPointCount == 0:
-		u.BillingState = pb.BillingState_BILLING_STATE_ENDED
-	case stopped:
+		return u
+	case !isStopped(it):
+		u.BillingState = pb.BillingState_BILLING_STATE_ACTIVE
+	case it.RecoveryPointCount > 0:
 		u.BillingState = pb.BillingState_BILLING_STATE_RETAINED
 	default:
-		u.BillingState = pb.BillingState_BILLING_STATE_ACTIVE
+		u.BillingState, u.BillingEndTime = pb.BillingState_BILLING_STATE_ENDED, it.UpdateTime
+		return u
 	}
-	if u.BillingState == pb.BillingState_BILLING_STATE_ACTIVE || u.BillingState == pb.BillingState_BILLING_STATE_RETAINED {
-		u.Instances = max(1, (u.ProtectedBytes+instanceSize-1)/instanceSize)
-	}
+	u.Instances = max(1, (u.ProtectedBytes+fullInstance-1)/fullInstance)
+	u.SmallRate = u.ProtectedBytes <= smallInstance
 	return u
 }
 

@@ -3,6 +3,7 @@ package job
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	pb "cairn/proto/cairn/v1"
 	"cairn/server/catalog"
@@ -92,4 +93,21 @@ func (m *Manager) List(subscription, vault, after string, fn func(*pb.Job) bool)
 		m.mu.Unlock()
 		return fn(j)
 	})
+}
+
+// Active counts the jobs of a vault, by resource name, that have not ended: those
+// that wait, and those that are under way.
+func (m *Manager) Active(vault string) (queued, running int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.active {
+		switch {
+		case e.ended || !strings.HasPrefix(e.job.Name, vault+"/"):
+		case e.job.State == pb.JobState_JOB_STATE_QUEUED:
+			queued++
+		default:
+			running++
+		}
+	}
+	return queued, running
 }
