@@ -24,6 +24,7 @@
 //	tend.go       what the server does of itself, when it is due
 //	serve.go      the gRPC server: interceptors and standard services
 //	audit.go      who changed what: records of calls; peer.go tells who calls
+//	observe.go    what logs and metrics are told of jobs
 //	wire.go       messages that cannot be decoded
 //
 // # Locks

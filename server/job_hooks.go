@@ -21,6 +21,8 @@ func (s *Server) jobHooks() job.Hooks {
 		Ending:  s.jobEnding,
 		Settle:  s.settleBackup,
 		Problem: problemOf,
+		Moved:   s.notifier.Job,
+		Seen:    s.jobSeen,
 		Halt: func(j *pb.Job) {
 			s.data.uploads.End(j.Name, upload.ErrCancelled)
 		},
@@ -109,9 +111,6 @@ func (s *Server) jobEnding(j *pb.Job) {
 	switch j.State {
 	case pb.JobState_JOB_STATE_CANCELLED, pb.JobState_JOB_STATE_SKIPPED:
 		return
-	}
-	if rec, err := s.cat.Schedule(j.ProtectedItem); err == nil && rec.Retry != nil && j.Error == nil {
-		s.notRetried(rec.Retry.Job) // settleBackup drops it
 	}
 	v, n, release, err := s.itemOfJob(j)
 	if err == nil {

@@ -16,6 +16,7 @@ import (
 	"cairn/blockstore"
 	"cairn/server/catalog"
 	"cairn/server/job"
+	"cairn/server/notify"
 )
 
 // Options of a server. The zero value of each field but Dir is good for use.
@@ -52,6 +53,9 @@ type Options struct {
 	// Jobs has the times of leases and the like; Catalog, Hooks, Now, Rand and
 	// Logger are filled in.
 	Jobs job.Options
+	// Notify has the hooks that are told of jobs; Catalog, Server, Now and Logger
+	// are filled in.
+	Notify notify.Options
 	// Logger gets what operators should read; nil is slog.Default.
 	Logger *slog.Logger
 }
@@ -102,6 +106,7 @@ type Server struct {
 	vaults   *vaults
 	data     *dataPlane
 	jobs     *job.Manager
+	notifier *notify.Notifier
 	chores   map[string]*chore
 	pruned   map[ItemName]pruned // what choreRetention knows
 
@@ -158,6 +163,11 @@ func (s *Server) open() (err error) {
 		return err
 	}
 	s.data = newDataPlane(s)
+	n := s.opts.Notify
+	n.Catalog, n.Server, n.Now, n.Logger = s.cat, s.id, s.opts.Now, s.log
+	if s.notifier, err = notify.Open(n); err != nil {
+		return err
+	}
 	o := s.opts.Jobs
 	o.Catalog, o.Hooks, o.Now, o.Rand, o.Logger = s.cat, s.jobHooks(), s.opts.Now, s.opts.Rand, s.log
 	o.PerHost, o.PerVault = s.opts.JobsPerHost, s.opts.JobsPerVault
@@ -194,6 +204,9 @@ func (s *Server) Close() error {
 	}
 	if s.jobs != nil {
 		s.jobs.Stop()
+	}
+	if s.notifier != nil {
+		s.notifier.Close()
 	}
 	if s.vaults != nil {
 		errs = append(errs, s.vaults.close())

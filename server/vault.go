@@ -56,8 +56,7 @@ type Vault struct {
 	// Store is the open store.
 	Store *blockstore.Store
 
-	write sync.Mutex     // held while a record is changed; taken before mu
-	bytes itemBytesCache // of its items
+	write sync.Mutex // held while a record is changed; taken before mu
 
 	mu       sync.Mutex // guards what is below
 	meta     *pb.Vault  // as stored; this and the others are never changed, only replaced

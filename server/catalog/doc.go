@@ -26,6 +26,9 @@
 //	audit/{subscription}/{record}                P  cairn.v1.AuditRecord; without
 //	                                                end_time as long as the call is
 //	                                                not answered
+//	notice/{revision}                            J  Notice: what hooks are to be told
+//	                                                of a job's change to that
+//	                                                revision, in 16 hexadecimal digits
 //	meta/revision                                N  a revision that no job has passed
 //
 // Subscriptions have no record: they are there by being named. Job ids begin with

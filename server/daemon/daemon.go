@@ -64,6 +64,7 @@ type config struct {
 	perVault, perHost    int
 	spread               time.Duration
 	verbose              bool
+	observe              observeConfig
 	newAgent             NewAgent
 }
 
@@ -89,6 +90,9 @@ func Main(args []string, version string, newAgent NewAgent) int {
 			if err := c.check(); err != nil {
 				return err
 			}
+			if c.observe.try {
+				return c.observe.tryHooks()
+			}
 			return c.serve()
 		},
 	}
@@ -111,6 +115,7 @@ func Main(args []string, version string, newAgent NewAgent) int {
 	f.IntVar(&c.perHost, "jobs-per-host", 0, "backups and restores that one host runs at a time; 0 leaves it to its agent")
 	f.DurationVar(&c.spread, "spread", 5*time.Minute, "time over which backups that are due at the same time start; 0 starts them at once")
 	f.BoolVarP(&c.verbose, "verbose", "v", false, "log every call")
+	c.observe.flags(f)
 	err := cmd.Execute()
 	var usage usageError
 	switch {
@@ -127,7 +132,7 @@ func Main(args []string, version string, newAgent NewAgent) int {
 // check refuses command lines that make no sense.
 func (c *config) check() error {
 	switch {
-	case c.data == "":
+	case c.data == "" && !c.observe.try:
 		return usagef("say where the data is: --data DIR")
 	case c.grace < 0:
 		return usagef("--grace %v: must not be negative", c.grace)
@@ -157,13 +162,5 @@ func (c *config) check() error {
 			return usageError{err}
 		}
 	}
-	return nil
-}
-
-func (c *config) logger() *slog.Logger {
-	level := slog.LevelInfo
-	if c.verbose {
-		level = slog.LevelDebug
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	return c.observe.check()
 }

@@ -36,6 +36,7 @@ func (c *config) serve() (err error) {
 	s, err := server.Open(server.Options{
 		Dir: c.data, Regions: c.regions, Logger: log,
 		JobsPerVault: orNone(c.perVault), JobsPerHost: orNone(c.perHost), Spread: orNone(c.spread),
+		Notify: c.observe.notify,
 	})
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@
 // # Locks
 //
 // Manager.mu guards everything in memory and is held while a change is written.
-// Hooks are called without it and may take other locks; who holds such locks,
+// Hooks, but for those that say so, are called without it and may take other locks; who holds such locks,
 // or is within catalog.Update, must not call the Manager.
 //
 // The package knows cairn.v1's messages and the catalog. It knows no gRPC and

@@ -2,7 +2,6 @@ package job
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -195,6 +194,9 @@ func (m *Manager) commit(e *entry, next *pb.Job, also func(*catalog.Tx) error) e
 				return err
 			}
 		}
+		if err := m.moved(tx, e.job, next); err != nil {
+			return err
+		}
 		return m.put(tx, e, next)
 	})
 	if err != nil {
@@ -211,6 +213,17 @@ func (m *Manager) show(e *entry, next *pb.Job) {
 	before := e.job
 	e.job = next
 	m.announce(change{before: before, now: next})
+	if m.o.Hooks.Seen != nil {
+		m.o.Hooks.Seen(before, next)
+	}
+}
+
+// moved lets the server write what becomes durable with a job's new state.
+func (m *Manager) moved(tx *catalog.Tx, before, now *pb.Job) error {
+	if m.o.Hooks.Moved == nil || before.GetState() == now.State {
+		return nil
+	}
+	return m.o.Hooks.Moved(tx, before, now)
 }
 
 // progress shows a change of a job that is stored later. mu is held.
@@ -228,31 +241,6 @@ func (m *Manager) progress(e *entry, next *pb.Job) {
 	m.show(e, next)
 	e.dirty = true
 	m.wake()
-}
-
-// Amend changes what is told of a job that has ended; not its state. Errors:
-// ErrNotFound, *StateError for a job that has not ended, and the catalog's.
-func (m *Manager) Amend(name string, f func(*pb.Job)) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if e := m.active[name]; e != nil { // its end may still have to be stored
-		return &StateError{Job: name, State: e.job.State}
-	}
-	j, err := m.cat.Job(name)
-	if errors.Is(err, catalog.ErrNotFound) {
-		return fmt.Errorf("%w: %s", ErrNotFound, name)
-	}
-	if err != nil {
-		return err
-	}
-	lease, err := m.cat.Lease(name)
-	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
-		return err
-	}
-	j.Actions = actions(j)
-	next := proto.CloneOf(j)
-	f(next)
-	return m.commit(&entry{job: j, lease: lease}, next, nil)
 }
 
 // remove deletes jobs that have ended, and shows it. mu is held.

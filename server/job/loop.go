@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -91,7 +92,7 @@ func (m *Manager) flush() {
 			j := e.job
 			if e.ended { // its end could not be stored when it came
 				j = proto.CloneOf(j)
-				if err := m.settle(tx, j); err != nil {
+				if err := errors.Join(m.settle(tx, j), m.moved(tx, nil, j)); err != nil {
 					return err
 				}
 			}

@@ -62,8 +62,8 @@ func (e *StateError) Error() string {
 	return fmt.Sprintf("job %s is %s", e.Job, strings.TrimPrefix(e.State.String(), "JOB_STATE_"))
 }
 
-// Hooks are what the Manager asks of the rest of the server. They are called
-// without locks, never concurrently for the same job.
+// Hooks are what the Manager asks of the rest of the server. Unless it says
+// otherwise they are called without locks, never concurrently for the same job.
 type Hooks struct {
 	// Work describes a queued job to the agent that is about to get it: an
 	// assignment of which only the work is set. restore is what a RESTORE is to
@@ -82,6 +82,14 @@ type Hooks struct {
 	// Halt is called when a running job was asked to stop, and before Made when a
 	// job ends. It sees to it that nothing is done for the job any more.
 	Halt func(*pb.Job)
+	// Moved, if set, is called within the transaction that makes a job move to
+	// another state: before is the job as it was, nil for one that is made, or whose
+	// end could not be stored at once; now is not to be changed. It may write more
+	// in the same step. Seen, if set, is called when a change of a job, also of its
+	// progress, is shown to watchers. Both are called with the Manager's lock, and
+	// must not wait.
+	Moved func(tx *catalog.Tx, before, now *pb.Job) error
+	Seen  func(before, now *pb.Job)
 	// Problem says why a job failed.
 	Problem func(error) *pb.Problem
 }
