@@ -12,6 +12,10 @@
 //	datadir.go    the data directory and its FORMAT file
 //	vaults.go     the registry of vaults; sweep.go removes what crashes leave
 //	vault.go      one vault: its records (policies, items) and its store
+//	protection.go the life of a protected item: stop, resume, undelete
+//	soft_delete.go what is deleted, and goes for good later
+//	done.go       jobs that tell of what was done in a vault's store
+//	vault_usage.go the bill; usage_history.go day by day
 //	job_hooks.go  what package job asks of vaults, and how backups change items
 //	data_plane.go what the services share that move data
 //	data_errors.go the words for what goes wrong there
@@ -30,7 +34,7 @@
 // # Locks
 //
 // In this order: the call's request id (requests.enter), vaults.protect,
-// Vault.write, then job.Manager and catalog, which lock for themselves, and last
+// dataPlane.points, Vault.write, then job.Manager and catalog, which lock for themselves, and last
 // vaults.mu and Vault.mu, which are held for moments and never while something is
 // written. A job's hooks run without the Manager's lock.
 //

@@ -145,11 +145,8 @@ func TestLifeTable(t *testing.T) {
 			if want == "" {
 				want = c.state
 			}
-			for range 2 {
-				if got := w.stateOf(); got != want {
-					t.Errorf("the item is %s then, want %s", got, want)
-				}
-				w.restart()
+			if got := w.stateOf(); got != want {
+				t.Errorf("the item is %s then, want %s", got, want)
 			}
 		})
 	}
