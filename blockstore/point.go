@@ -73,7 +73,10 @@ func (u *Upload) Commit(ctx context.Context, p Point, muts ...Mutation) error {
 	if err := u.commit(ctx, p, muts); err != nil {
 		return fmt.Errorf("commit point %s: %w", p.ID, err)
 	}
-	u.Abort()
+	u.s.made.Add(1)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.close()
 	return nil
 }
 
@@ -242,18 +245,22 @@ func (s *Store) Points(prefix, after string, fn func(Point) bool) error {
 // DeletePoint removes a point and makes the mutations, at once. Its blocks stay
 // until space is reclaimed.
 func (s *Store) DeletePoint(_ context.Context, id string, muts ...Mutation) error {
-	return s.change("delete point "+id, muts, func(b *pebble.Batch) error {
+	err := s.change("delete point "+id, muts, func(b *pebble.Batch) error {
 		if _, err := s.get(pointSpace, id); err != nil {
 			return err
 		}
 		return b.Delete(spaceKey(pointSpace, id), nil)
 	})
+	if err == nil {
+		s.deleted.Add(1)
+	}
+	return err
 }
 
 // DeletePoints removes points, those of them that are there, and makes the
 // mutations, at once.
 func (s *Store) DeletePoints(_ context.Context, ids []string, muts ...Mutation) error {
-	return s.change(fmt.Sprintf("delete %d points", len(ids)), muts, func(b *pebble.Batch) error {
+	err := s.change(fmt.Sprintf("delete %d points", len(ids)), muts, func(b *pebble.Batch) error {
 		for _, id := range ids {
 			if err := b.Delete(spaceKey(pointSpace, id), nil); err != nil {
 				return err
@@ -261,6 +268,10 @@ func (s *Store) DeletePoints(_ context.Context, ids []string, muts ...Mutation) 
 		}
 		return nil
 	})
+	if err == nil {
+		s.deleted.Add(uint64(len(ids)))
+	}
+	return err
 }
 
 // UpdatePoint replaces a point's Meta and makes the mutations, at once.

@@ -50,3 +50,16 @@ func (s *Store) Stats() (Stats, error) {
 	}
 	return st, errors.Join(count(pointSpace, &st.Points), count(recordSpace, &st.Records))
 }
+
+// Changes counts, since the store was opened, what changes the points and what
+// leaves garbage.
+type Changes struct {
+	Made      uint64 // points committed
+	Deleted   uint64 // points deleted
+	Abandoned uint64 // uploads that ended without a point
+}
+
+// Changes tells without waiting for anything whether there were any.
+func (s *Store) Changes() Changes {
+	return Changes{Made: s.made.Load(), Deleted: s.deleted.Load(), Abandoned: s.abandoned.Load()}
+}

@@ -39,10 +39,11 @@ type Store struct {
 	pins sync.RWMutex
 	// barrier is there while a Reclaim marks and sweeps the index. It is guarded
 	// by pins.
-	barrier    *barrier
-	reclaiming sync.Mutex    // held by the one Reclaim that runs
-	removed    atomic.Uint64 // stored bytes whose index entries were removed since the store was opened
-	pipe       *pipeline     // nil when read-only
+	barrier                  *barrier
+	reclaiming               sync.Mutex    // held by the one Reclaim that runs
+	removed                  atomic.Uint64 // stored bytes whose index entries were removed since the store was opened
+	made, deleted, abandoned atomic.Uint64 // see Changes
+	pipe                     *pipeline     // nil when read-only
 
 	// merging is held while small tables are written together; those with ids
 	// below mergeFloor are left alone.

@@ -237,6 +237,9 @@ func (u *Upload) flush(ctx context.Context) error {
 func (u *Upload) Abort() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if !u.closed {
+		u.s.abandoned.Add(1)
+	}
 	u.close()
 }
 

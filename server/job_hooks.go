@@ -112,6 +112,9 @@ func (s *Server) jobEnding(j *pb.Job) {
 	case pb.JobState_JOB_STATE_CANCELLED, pb.JobState_JOB_STATE_SKIPPED:
 		return
 	}
+	if rec, err := s.cat.Schedule(j.ProtectedItem); err == nil && rec.Retry != nil && j.Error == nil {
+		s.notRetried(rec.Retry.Job) // settleBackup drops it
+	}
 	v, n, release, err := s.itemOfJob(j)
 	if err == nil {
 		defer release()

@@ -8,6 +8,7 @@ import (
 
 	pb "cairn/proto/cairn/v1"
 	"cairn/server/catalog"
+	"cairn/server/job"
 )
 
 // retryClass says when a scheduled backup that failed is tried again: that long
@@ -184,4 +185,15 @@ func (s *Server) planRetry(j *pb.Job, slot time.Time) *catalog.Retry {
 		}
 	}
 	return &catalog.Retry{Job: j.Name, Due: due, Attempt: j.Attempt + 1}
+}
+
+// notRetried takes back what a failed job says of its retry, which was dropped.
+func (s *Server) notRetried(name string) {
+	if s.jobs == nil { // at the server's start, of a job that the last one did not bring to its end
+		return
+	}
+	err := s.jobs.Amend(name, func(j *pb.Job) { j.NextAttemptTime = nil })
+	if err != nil && !errors.Is(err, job.ErrNotFound) {
+		s.log.Warn("a job still tells of a retry that will not come", "job", name, "error", err)
+	}
 }

@@ -239,6 +239,7 @@ func (s *Server) startScheduled(ctx context.Context, sc *scheduled, spec job.Spe
 			return err
 		}
 		if spec.Attempt > 1 { // the other backup takes its place
+			s.notRetried(spec.RetryOf)
 			return s.cat.Update(ctx, func(tx *catalog.Tx) error {
 				return tx.PutSchedule(spec.ProtectedItem, catalog.Schedule{Slot: spec.ScheduleTime})
 			})
@@ -412,6 +413,9 @@ func stoppedProblem(it *pb.ProtectedItem) *pb.Problem {
 // that it is stopped, so that no backup begins any more; Vault.write must not be
 // held.
 func (s *Server) endItemJobs(item string, why *pb.Problem) error {
+	if rec, err := s.cat.Schedule(item); err == nil && rec.Retry != nil {
+		s.notRetried(rec.Retry.Job)
+	}
 	err := s.cat.Update(context.Background(), func(tx *catalog.Tx) error { return tx.DeleteSchedule(item) })
 	j := s.jobs.Busy(item)
 	if j == nil || j.Operation != pb.JobOperation_JOB_OPERATION_BACKUP {

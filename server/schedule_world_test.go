@@ -2,34 +2,22 @@ package server
 
 import (
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	pb "cairn/proto/cairn/v1"
 	"cairn/server/job"
 )
-
-// settable is a clock that stands still.
-type settable struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *settable) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
 
 // scheduleWorld is a world with vault, policy (daily at 22:00 UTC) and host, whose
 // time only tests move. Leases last for weeks, so that jobs of agents run as long
 // as tests want.
 type scheduleWorld struct {
 	*world
-	clock *settable
+	clock *lifeClock
 }
 
 // noon is when tests of schedules begin: in Berlin's winter, on a Monday.
@@ -37,7 +25,7 @@ var noon = time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
 
 func newScheduleWorld(t *testing.T, change ...func(*Options)) *scheduleWorld {
 	t.Helper()
-	w := &scheduleWorld{clock: &settable{now: noon}}
+	w := &scheduleWorld{clock: &lifeClock{now: noon}}
 	o := Options{
 		FS: vfs.NewMem(), Dir: "data", Now: w.clock.Now, Unattended: true, Spread: -1,
 		Jobs: job.Options{Lease: 30 * 24 * time.Hour},
@@ -98,6 +86,34 @@ func (w *scheduleWorld) fail(as *pb.JobAssignment, reason pb.ErrorReason) {
 	must[*pb.ReportJobResponse](w.t)(w.reportJob(as, pb.JobState_JOB_STATE_FAILED, func(r *pb.ReportJobRequest) {
 		r.Error = &pb.Problem{Reason: reason, Message: "it went wrong"}
 	}))
+}
+
+// protectAs protects a machine of host rack1 with a policy of v1.
+func (w *scheduleWorld) protectAs(machine, policy string) string {
+	w.t.Helper()
+	return must[*pb.ProtectMachineResponse](w.t)(w.items.ProtectMachine(w.ctx, &pb.ProtectMachineRequest{
+		Parent: vault, ProtectedItem: &pb.ProtectedItem{Machine: host1 + "/machines/" + machine, Policy: policy},
+	})).ProtectedItem.Name
+}
+
+// schedule gives policy daily a schedule.
+func (w *scheduleWorld) schedule(s *pb.Schedule) {
+	w.t.Helper()
+	must[*pb.UpdatePolicyResponse](w.t)(w.policies.UpdatePolicy(w.ctx, &pb.UpdatePolicyRequest{
+		Policy: &pb.Policy{Name: daily, Schedule: s}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"schedule"}},
+	}))
+}
+
+func dailyAt(hours, minutes int32, zone string) *pb.Schedule {
+	return &pb.Schedule{TimeZone: zone, Kind: &pb.Schedule_Daily{Daily: &pb.DailySchedule{Time: &pb.TimeOfDay{Hours: hours, Minutes: minutes}}}}
+}
+
+// states are those of an item's backups, oldest first.
+func (w *scheduleWorld) states(item string) (out []pb.JobState) {
+	for _, j := range w.backups(item) {
+		out = append(out, j.State)
+	}
+	return out
 }
 
 // wantNext checks when an item is backed up next.

@@ -56,7 +56,8 @@ type Vault struct {
 	// Store is the open store.
 	Store *blockstore.Store
 
-	write sync.Mutex // held while a record is changed; taken before mu
+	write sync.Mutex     // held while a record is changed; taken before mu
+	bytes itemBytesCache // of its items
 
 	mu       sync.Mutex // guards what is below
 	meta     *pb.Vault  // as stored; this and the others are never changed, only replaced

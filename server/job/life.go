@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -241,6 +242,31 @@ func (m *Manager) progress(e *entry, next *pb.Job) {
 	m.show(e, next)
 	e.dirty = true
 	m.wake()
+}
+
+// Amend changes what is told of a job that has ended; not its state. Errors:
+// ErrNotFound, *StateError for a job that has not ended, and the catalog's.
+func (m *Manager) Amend(name string, f func(*pb.Job)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.active[name]; e != nil { // its end may still have to be stored
+		return &StateError{Job: name, State: e.job.State}
+	}
+	j, err := m.cat.Job(name)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	if err != nil {
+		return err
+	}
+	lease, err := m.cat.Lease(name)
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return err
+	}
+	j.Actions = actions(j)
+	next := proto.CloneOf(j)
+	f(next)
+	return m.commit(&entry{job: j, lease: lease}, next, nil)
 }
 
 // remove deletes jobs that have ended, and shows it. mu is held.

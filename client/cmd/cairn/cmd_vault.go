@@ -216,8 +216,7 @@ func (a *app) vaultDeleteCmd() *cobra.Command {
 			}
 			_, err = c.Vaults.DeleteVault(ctx, &cairnv1.DeleteVaultRequest{Name: name})
 			if client.Reason(err) == cairnv1.ErrorReason_ERROR_REASON_VAULT_NOT_EMPTY {
-				err = hintf(err, "see what it holds with: cairn item list --vault %[1]s, and cairn item list --vault %[1]s --deleted; "+
-					"delete it with: cairn item stop ITEM --delete-data", short(name))
+				err = hintf(err, "see what it holds with: cairn item list --vault %[1]s, and cairn item list --vault %[1]s --deleted", short(name))
 			}
 			return err
 		}),

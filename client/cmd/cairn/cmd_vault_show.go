@@ -35,9 +35,6 @@ recovery points, charged instances. As JSON or YAML it is the vault with the fie
 				return a.printVault(v)
 			}
 			sum, err := c.Vaults.GetVaultSummary(ctx, &cairnv1.GetVaultSummaryRequest{Name: name})
-			if client.Reason(err) == cairnv1.ErrorReason_ERROR_REASON_NOT_IMPLEMENTED {
-				return a.printVault(v)
-			}
 			if err != nil {
 				return err
 			}
