@@ -153,11 +153,11 @@ func (a *app) printJob(j *cairnv1.Job) error {
 	if err := printOne(a, jobTable, j); err != nil || a.output != "table" {
 		return err
 	}
-	origin := "asked for"
+	origin := "a call"
 	if j.GetScheduled() {
-		origin = "scheduled"
+		origin = "its schedule"
 	}
-	fmt.Printf("%s at %s", origin, when(j.GetCreateTime()))
+	fmt.Printf("made: %s by %s", when(j.GetCreateTime()), origin)
 	if r := j.GetRetryOf(); r != "" {
 		fmt.Printf(", a retry of %s", short(r))
 	}

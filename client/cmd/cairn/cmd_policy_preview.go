@@ -42,8 +42,8 @@ the points that the item has already are shown as well.`,
 		if f.Changed("days") && span.to != "" {
 			return usagef("--days and --to exclude each other")
 		}
-		if days < 1 || days > 36525 {
-			return usagef("--days %d: must be 1 to 36525", days)
+		if days < 1 || days > 36500 {
+			return usagef("--days %d: must be 1 to 36500", days)
 		}
 		if err := fl.check(cmd); err != nil {
 			return err
@@ -149,7 +149,8 @@ func (a *app) printPreview(p *cairnv1.Policy, req *cairnv1.PreviewPolicyRequest,
 		}
 	}
 	fmt.Printf("schedule: %s\nretention: %s\n", scheduleText(p.GetSchedule()), retentionText(p.GetRetention()))
-	fmt.Printf("%s to %s: %d runs; at the end %d points are there\n", when(req.GetStartTime()), when(req.GetEndTime()), len(resp.GetRuns()), left)
+	fmt.Printf("%s to %s: %s; there at the end: %s\n", when(req.GetStartTime()), when(req.GetEndTime()),
+		plural(int64(len(resp.GetRuns())), "run"), plural(int64(left), "point"))
 	if resp.GetTruncated() {
 		fmt.Printf("that is more than is shown: the range up to %s is\n", when(last(resp.GetRuns())))
 	}
