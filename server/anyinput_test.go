@@ -325,7 +325,6 @@ func TestMalformedMessages(t *testing.T) {
 func TestNotImplemented(t *testing.T) {
 	w := newWorld(t, Options{})
 	for _, m := range []string{
-		"VaultService/ReclaimVault",
 		"VaultService/NoSuchCall", "NoSuchService/Call",
 	} {
 		err := w.conn.Invoke(w.ctx, "/cairn.v1."+m, raw(nil), new(raw), grpc.ForceCodecV2(rawCodec{}))

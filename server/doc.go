@@ -25,6 +25,7 @@
 //	ordered.go    reading ahead, in order
 //	block_codec.go messages with blocks in them, without copying these
 //	server.go     the Server: opening, draining, closing
+//	reclaim.go    space that comes back; item_bytes.go tells who takes it
 //	tend.go       what the server does of itself, when it is due
 //	serve.go      the gRPC server: interceptors and standard services
 //	audit.go      who changed what: records of calls; peer.go tells who calls
@@ -35,6 +36,7 @@
 //
 // In this order: the call's request id (requests.enter), vaults.protect,
 // dataPlane.points, Vault.write, then job.Manager and catalog, which lock for themselves, and last
+// Vault.write, Vault.reclaim, then job.Manager and catalog, which lock for themselves, and last
 // vaults.mu and Vault.mu, which are held for moments and never while something is
 // written. A job's hooks run without the Manager's lock.
 //

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -40,6 +41,9 @@ type Options struct {
 	// scheduled backups and pruning, to calls of Tend: for tests, whose clock
 	// does not run by itself.
 	Unattended bool
+	// ReclaimEvery is the time between two reclaims of a vault that the server
+	// starts by itself; 0 is 24 hours.
+	ReclaimEvery time.Duration
 	// AuditKeep is how long audit records are kept; 0 is 400 days.
 	AuditKeep time.Duration
 	// JobsPerVault bounds the jobs of a vault that agents do at once, 0 is 8, and
@@ -82,6 +86,9 @@ func (o Options) withDefaults() Options {
 	if o.Spread == 0 {
 		o.Spread = 5 * time.Minute
 	}
+	if o.ReclaimEvery == 0 {
+		o.ReclaimEvery = 24 * time.Hour
+	}
 	if o.Mend == 0 {
 		o.Mend = 10 * time.Second
 	}
@@ -109,6 +116,8 @@ type Server struct {
 	notifier *notify.Notifier
 	chores   map[string]*chore
 	pruned   map[ItemName]pruned // what choreRetention knows
+
+	reclaiming atomic.Bool // a reclaim runs that the server started by itself
 
 	// ctx ends when the server is closed; tasks work until then.
 	ctx    context.Context

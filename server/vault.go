@@ -29,6 +29,7 @@ import (
 //	                       it; it goes once the catalog has the job
 //	ended/{uid}         P  cairn.v1.ProtectedItemUsage of an item whose data went
 //	                       for good; it goes after 400 days
+//	reclaimed           J  reclaimed: the last reclaim that succeeded
 //	usage/{yyyy-mm-dd}  P  cairn.v1.VaultUsageDay of that day of UTC; it goes
 //	                       after 800 days
 //
@@ -42,6 +43,8 @@ const (
 	donePrefix    = "done/"
 	endedPrefix   = "ended/"
 	usagePrefix   = "usage/"
+
+	reclaimedRecord = "reclaimed"
 )
 
 // owner says which server registered the vault.
@@ -58,6 +61,8 @@ type Vault struct {
 
 	write sync.Mutex     // held while a record is changed; taken before mu
 	bytes itemBytesCache // of its items
+
+	reclaim vaultReclaim
 
 	mu       sync.Mutex // guards what is below
 	meta     *pb.Vault  // as stored; this and the others are never changed, only replaced

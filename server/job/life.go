@@ -28,7 +28,8 @@ type Spec struct {
 	Scheduled     bool
 	ScheduleTime  time.Time // the run of the schedule that it is for, if Scheduled
 	Attempt       int32     // at that run, from 1 on, if Scheduled
-	Tasks         []string  // titles, in the order in which they run
+	DryRun        bool
+	Tasks         []string // titles, in the order in which they run
 	// Restore is what a RESTORE is to do, and where: its host must be given. It is
 	// kept, and must not be changed any more.
 	Restore *pb.RestoreRequest
@@ -133,7 +134,7 @@ func (m *Manager) create(spec Spec, state pb.JobState, cancel context.CancelCaus
 		Operation: spec.Operation, State: state, Stats: &pb.JobStats{},
 		ProtectedItem: spec.ProtectedItem, Machine: spec.Machine, RecoveryPoint: spec.RecoveryPoint,
 		CreateTime: timestamppb.New(now), RetryOf: spec.RetryOf,
-		Scheduled: spec.Scheduled, Attempt: spec.Attempt,
+		Scheduled: spec.Scheduled, Attempt: spec.Attempt, DryRun: spec.DryRun,
 	}
 	if !spec.ScheduleTime.IsZero() {
 		j.ScheduleTime = timestamppb.New(spec.ScheduleTime)
