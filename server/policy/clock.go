@@ -63,6 +63,12 @@ func (c *clock) period(t int64) period {
 	if !to.IsZero() {
 		p.to = to.Unix()
 	}
+	if p.to <= t {
+		// Where package time has only a zone's rule, from 2038 on, it ends years after
+		// 365 days: a leap year's last day seems to be past its period's end. No rule
+		// changes clocks around New Year.
+		p.to = t + secondsOfDay
+	}
 	return p
 }
 

@@ -37,5 +37,5 @@
 // becomes of all the points of a schedule.
 //
 // Package server and its tests call it; it imports nothing of Cairn but the
-// messages. It embeds the zone database, so that zones are the same everywhere.
+// messages. It embeds the zone database for machines that have none of their own.
 package policy

@@ -56,6 +56,22 @@ func TestClockChanges(t *testing.T) {
 	}
 }
 
+// TestLeapYearsAfter2037: package time gives the last day of such a year in most
+// zones a period that has ended.
+func TestLeapYearsAfter2037(t *testing.T) {
+	for _, zone := range testZones {
+		s := daily(zone, 2, 30)
+		n := 0
+		for range Runs(s, at(t, "2040-12-28T20:00:00Z"), at(t, "2041-01-02T20:00:00Z")) {
+			n++
+		}
+		if n != 5 {
+			t.Errorf("%s: %d runs in 5 days", zone, n)
+		}
+		Keep(&pb.Policy{Schedule: s}, Point{Snapshot: at(t, "2040-12-31T12:00:00Z"), Slot: at(t, "2040-12-31T12:00:00Z")})
+	}
+}
+
 func TestKeepSpeaksForTheRuleThatLastsLongest(t *testing.T) {
 	p := &pb.Policy{Schedule: daily("Europe/Berlin", 2, 30), Retention: &pb.Retention{
 		Daily:   &pb.DailyRetention{Days: 7},
