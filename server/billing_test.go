@@ -122,7 +122,10 @@ func TestBill(t *testing.T) {
 		}
 		for i, u := range want {
 			u.ProtectedItem = item1
-			got[i].UniqueStoredBytes, got[i].SharedStoredBytes = 0, 0 // see the tests of reclaim
+			if u.RecoveryPointCount > 0 == (got[i].UniqueStoredBytes == 0) || got[i].SharedStoredBytes != 0 {
+				t.Errorf("%s: stored bytes of %v", when, got[i])
+			}
+			got[i].UniqueStoredBytes = 0
 			if u.BillingState == active || u.BillingState == retained {
 				u.Instances, u.SmallRate = 1, true
 			}
@@ -209,7 +212,8 @@ func TestUsageHistory(t *testing.T) {
 	}
 	w.pass(31 * time.Minute)
 	seen := w.clock.Now()
-	if d := days(start, time.Time{}); len(d) != 1 || d[0].RecoveryPointCount != 1 || d[0].Time.AsTime() != seen || len(d[0].Items) != 1 || d[0].Items[0].ProtectedBytes != blockSize {
+	if d := days(start, time.Time{}); len(d) != 1 || d[0].RecoveryPointCount != 1 || d[0].Time.AsTime() != seen || len(d[0].Items) != 1 ||
+		d[0].Items[0].ProtectedBytes != blockSize || d[0].Items[0].UniqueStoredBytes <= 0 {
 		t.Errorf("not renewed after the hour: %v", d)
 	}
 	w.pass(23 * time.Hour)

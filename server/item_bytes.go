@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/singleflight"
 
@@ -21,6 +22,7 @@ type itemBytesCache struct {
 	mu    sync.Mutex
 	of    itemBytesOf
 	bytes map[string]blockstore.GroupUsage
+	took  time.Duration // to find out
 }
 
 // itemBytesOf stands for a set of points.
@@ -40,6 +42,14 @@ func (c *itemBytesCache) get(of itemBytesOf) (map[string]blockstore.GroupUsage, 
 	return c.bytes, c.bytes != nil && c.of == of
 }
 
+// latest gives what was found out last, be it of earlier points, and how long that
+// took; nil if it never was.
+func (c *itemBytesCache) latest() (map[string]blockstore.GroupUsage, time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bytes, c.took
+}
+
 // itemBytes tells by item id what the points of each item take in the vault's
 // store, which the caller keeps open. Items without points are not in it. Callers
 // at the same time share one computation, which goes on when they give up. The
@@ -54,7 +64,7 @@ func (s *Server) itemBytes(ctx context.Context, v *Vault) (map[string]blockstore
 			return nil, err
 		}
 		defer release()
-		of := pointsOf(v.Store)
+		of, began := pointsOf(v.Store), time.Now()
 		bytes, err := v.Store.Usage(s.ctx, func(id string) string {
 			item, _, _ := strings.Cut(id, "/")
 			return item
@@ -64,7 +74,7 @@ func (s *Server) itemBytes(ctx context.Context, v *Vault) (map[string]blockstore
 		}
 		v.bytes.mu.Lock()
 		defer v.bytes.mu.Unlock()
-		v.bytes.of, v.bytes.bytes = of, bytes
+		v.bytes.of, v.bytes.bytes, v.bytes.took = of, bytes, time.Since(began)
 		return bytes, nil
 	})
 	select {

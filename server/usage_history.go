@@ -18,6 +18,8 @@ const (
 	usageEvery = time.Hour
 	// keepUsage is how long the days are kept, and how many can be asked for.
 	keepUsage = 800
+	// quickly is what the stored bytes of items may take to find out every hour.
+	quickly = 2 * time.Second
 )
 
 // usageKey is the key of a day's record. Days are those of UTC, so that they are
@@ -83,6 +85,21 @@ func (s *Server) recordUsage(ctx context.Context, now time.Time) (next time.Time
 	return next, err
 }
 
+// dailyBytes is what items take, for the record of a day: found out if the day is
+// new, or if that is quick, and else as it was last known.
+func (s *Server) dailyBytes(ctx context.Context, v *Vault, fresh bool) map[string]blockstore.GroupUsage {
+	known, took := v.bytes.latest()
+	if !fresh && took > quickly {
+		return known
+	}
+	wait, cancel := context.WithTimeout(ctx, quickly)
+	defer cancel()
+	if bytes, err := s.itemBytes(wait, v); err == nil {
+		return bytes
+	}
+	return known // in an hour there may be more
+}
+
 func (s *Server) recordVaultUsage(ctx context.Context, v *Vault, now time.Time) error {
 	key := usageKey(now)
 	was, err := v.usageDays(now, now)
@@ -93,7 +110,7 @@ func (s *Server) recordVaultUsage(ctx context.Context, v *Vault, now time.Time) 
 	if d.StoredBytes, _, err = s.vaultBytes(ctx, v); err != nil {
 		return err
 	}
-	if d.Items, err = s.itemUsages(ctx, v); err != nil {
+	if d.Items, err = v.itemUsages(s.dailyBytes(ctx, v, len(was) == 0)); err != nil {
 		return err
 	}
 	for _, u := range d.Items {

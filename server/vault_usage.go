@@ -2,10 +2,12 @@ package server
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"cairn/blockstore"
 	pb "cairn/proto/cairn/v1"
 )
 
@@ -16,6 +18,10 @@ const (
 	smallInstance = 50 << 30
 	fullInstance  = 500 << 30
 )
+
+// usageWait is for how long a call waits until the stored bytes of items are
+// found out. That goes on, so that a later call has them.
+const usageWait = 10 * time.Second
 
 // GetVaultUsage tells what the vault's storage takes and what is billed.
 func (s *vaultService) GetVaultUsage(ctx context.Context, r *pb.GetVaultUsageRequest) (*pb.GetVaultUsageResponse, error) {
@@ -42,7 +48,17 @@ func (s *vaultService) GetVaultUsage(ctx context.Context, r *pb.GetVaultUsageReq
 		RecoveryPointCount: int64(st.Points), BlockCount: int64(st.Blocks), PlainBytes: int64(st.PlainBytes),
 		StoredBytes: size, FreeBytes: free,
 	}
-	if u.Items, err = s.itemUsages(ctx, v); err != nil {
+	wait, cancel := context.WithTimeout(ctx, usageWait)
+	defer cancel()
+	bytes, err := s.itemBytes(wait, v)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil { // too large, or damaged: all else is known
+		s.log.Warn("stored bytes of items not known", "vault", v.Name.String(), "error", err)
+		bytes = nil
+	}
+	if u.Items, err = v.itemUsages(bytes); err != nil {
 		return nil, err
 	}
 	if !from.IsZero() {
@@ -66,14 +82,20 @@ func (s *Server) vaultBytes(ctx context.Context, v *Vault) (size, free int64, er
 }
 
 // itemUsages is the bill of a vault: its items by id, then those that are gone.
-func (s *Server) itemUsages(_ context.Context, v *Vault) ([]*pb.ProtectedItemUsage, error) {
+// bytes are the stored bytes of items by id; nil if they are not known.
+func (v *Vault) itemUsages(bytes map[string]blockstore.GroupUsage) ([]*pb.ProtectedItemUsage, error) {
 	ended, err := v.ended() // first: so an item that goes now is there twice rather than not at all
 	if err != nil {
 		return nil, err
 	}
 	var out []*pb.ProtectedItemUsage
 	for _, it := range v.itemsOf(func(*pb.ProtectedItem) bool { return true }) {
-		out = append(out, itemUsage(it))
+		u := itemUsage(it)
+		b, ok := bytes[it.Name[strings.LastIndexByte(it.Name, '/')+1:]]
+		if ok || bytes != nil && it.RecoveryPointCount == 0 {
+			u.UniqueStoredBytes, u.SharedStoredBytes = b.UniqueBytes, b.SharedBytes
+		}
+		out = append(out, u)
 	}
 	return append(out, ended...), nil
 }
