@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"cairn/blockstore"
 	pb "cairn/proto/cairn/v1"
@@ -39,6 +40,13 @@ func (s *vaultService) GetVaultSummary(ctx context.Context, r *pb.GetVaultSummar
 		if err := v.spanPoints(sum, it); err != nil {
 			return nil, err
 		}
+	}
+	last, ok, err := v.lastReclaim()
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		sum.LastReclaimJob, sum.LastReclaimTime = last.Job, timestamppb.New(last.Time)
 	}
 	if err := s.countJobs(ctx, sum, n); err != nil {
 		return nil, err

@@ -14,8 +14,8 @@ import (
 
 // The numbers of the dashboard are those of the vault's items, jobs and points.
 func TestVaultSummary(t *testing.T) {
-	w := newLife(t)
-	w.createVault("v2", nil) // whose jobs do not count
+	w := newLife(t, func(o *Options) { o.ReclaimEvery = 1000 * 24 * time.Hour }) // when it is told to
+	w.createVault("v2", nil)                                                     // whose jobs do not count
 	expect := func(when string, want *pb.VaultSummary) {
 		t.Helper()
 		got := must[*pb.GetVaultSummaryResponse](t)(w.vaults.GetVaultSummary(w.ctx, &pb.GetVaultSummaryRequest{Name: vault})).Summary
@@ -41,6 +41,16 @@ func TestVaultSummary(t *testing.T) {
 		return s
 	}
 	expect("one of two", points(&pb.VaultSummary{Items: 2, ItemsPassed: 1, ItemsActionSuggested: 1, ItemsIrPending: 1}))
+
+	reclaim := must[*pb.ReclaimVaultResponse](t)(w.vaults.ReclaimVault(w.ctx, &pb.ReclaimVaultRequest{Name: vault})).Job
+	w.waitJob(reclaim.Name)
+	reclaimed := timestamppb.New(w.clock.Now())
+	none := points
+	points = func(s *pb.VaultSummary) *pb.VaultSummary {
+		s.LastReclaimJob, s.LastReclaimTime = reclaim.Name, reclaimed
+		return none(s)
+	}
+	expect("reclaimed", points(&pb.VaultSummary{Items: 2, ItemsPassed: 1, ItemsActionSuggested: 1, ItemsIrPending: 1}))
 
 	// Jobs: one under way, one that waits, one that failed.
 	a := w.claim("one")
@@ -77,7 +87,7 @@ func TestVaultSummary(t *testing.T) {
 	failed.ItemsPassed, failed.ItemsActionSuggested, failed.ItemsStopped, failed.ItemsDeleted = 0, 2, 1, 1
 	expect("deleted", failed)
 	w.pass(14 * 24 * time.Hour)
-	expect("purged", &pb.VaultSummary{Items: 1, ItemsActionSuggested: 1, ItemsStopped: 1})
+	expect("purged", &pb.VaultSummary{Items: 1, ItemsActionSuggested: 1, ItemsStopped: 1, LastReclaimJob: reclaim.Name, LastReclaimTime: reclaimed})
 
 	_, err := w.vaults.GetVaultSummary(w.ctx, &pb.GetVaultSummaryRequest{Name: sub + "/vaults/none"})
 	wantError(t, err, codes.NotFound, pb.ErrorReason_ERROR_REASON_VAULT_NOT_FOUND)
