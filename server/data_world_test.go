@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -128,11 +129,18 @@ func (w *world) sendBlocks(token string, batches ...[]*pb.Block) (*pb.UploadBloc
 // sendMissing asks what is missing of some blocks of a disk and sends it.
 func (w *world) sendMissing(token string, d *testDisk, indexes []uint64) *pb.UploadBlocksResponse {
 	w.t.Helper()
+	return must[*pb.UploadBlocksResponse](w.t)(w.trySendMissing(token, d, indexes))
+}
+
+func (w *world) trySendMissing(token string, d *testDisk, indexes []uint64) (*pb.UploadBlocksResponse, error) {
 	var ask []byte
 	for _, i := range indexes {
 		ask = append(ask, flatten(block.Sum(d.blocks[i]))...)
 	}
-	miss := must[*pb.FindMissingResponse](w.t)(w.blocks.FindMissing(w.ctx, &pb.FindMissingRequest{UploadToken: token, Digests: ask}))
+	miss, err := w.blocks.FindMissing(w.ctx, &pb.FindMissingRequest{UploadToken: token, Digests: ask})
+	if err != nil {
+		return nil, err
+	}
 	var batches [][]*pb.Block
 	for part := range slices.Chunk(miss.Missing, 16) {
 		var b []*pb.Block
@@ -141,11 +149,11 @@ func (w *world) sendMissing(token string, d *testDisk, indexes []uint64) *pb.Upl
 		}
 		batches = append(batches, b)
 	}
-	ack := must[*pb.UploadBlocksResponse](w.t)(w.sendBlocks(token, batches...))
-	if ack.AcknowledgedBatches != int64(len(batches)) {
-		w.t.Fatalf("%d of %d batches acknowledged", ack.AcknowledgedBatches, len(batches))
+	ack, err := w.sendBlocks(token, batches...)
+	if err == nil && ack.AcknowledgedBatches != int64(len(batches)) {
+		err = fmt.Errorf("%d of %d batches acknowledged", ack.AcknowledgedBatches, len(batches))
 	}
-	return ack
+	return ack, err
 }
 
 // writeMap writes the map of a disk: all of it, or what differs from base.

@@ -42,6 +42,7 @@ type world struct {
 	points   pb.RecoveryPointServiceClient
 	jobs     pb.JobServiceClient
 	blocks   pb.BlockServiceClient
+	audit    pb.AuditServiceClient
 }
 
 // testLog shows the server's log when the test fails.
@@ -78,17 +79,24 @@ func (w *world) start() {
 	w.g, _ = s.NewGRPC()
 	lis := bufconn.Listen(1 << 20)
 	go w.g.Serve(lis)
-	w.conn, err = grpc.NewClient("passthrough:///test",
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }),
+	w.connect("passthrough:///test",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }))
+}
+
+// connect makes the clients of a server.
+func (w *world) connect(target string, opts ...grpc.DialOption) {
+	w.t.Helper()
+	var err error
+	w.conn, err = grpc.NewClient(target, append(opts,
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+		grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.vaults, w.policies = pb.NewVaultServiceClient(w.conn), pb.NewPolicyServiceClient(w.conn)
 	w.hosts, w.items = pb.NewHostServiceClient(w.conn), pb.NewProtectedItemServiceClient(w.conn)
 	w.points, w.jobs = pb.NewRecoveryPointServiceClient(w.conn), pb.NewJobServiceClient(w.conn)
-	w.blocks = pb.NewBlockServiceClient(w.conn)
+	w.blocks, w.audit = pb.NewBlockServiceClient(w.conn), pb.NewAuditServiceClient(w.conn)
 }
 
 func (w *world) stop() {
