@@ -39,10 +39,12 @@ type bench struct {
 	ended  []*pb.Job
 	halted []string
 	work   error
+	settle func(*catalog.Tx, *pb.Job) error
+	why    pb.ErrorReason // of what goes wrong here
 }
 
 func newBench(t *testing.T, o Options) *bench {
-	b := &bench{t: t, fs: vfs.NewMem(), made: map[string]string{}}
+	b := &bench{t: t, fs: vfs.NewMem(), made: map[string]string{}, why: pb.ErrorReason_ERROR_REASON_INTERNAL}
 	b.open(o)
 	return b
 }
@@ -73,7 +75,17 @@ func (b *bench) open(o Options) {
 		Ending: func(j *pb.Job) { b.mu.Lock(); defer b.mu.Unlock(); b.ended = append(b.ended, j) },
 		Halt:   func(j *pb.Job) { b.mu.Lock(); defer b.mu.Unlock(); b.halted = append(b.halted, j.Name) },
 		Problem: func(err error) *pb.Problem {
-			return &pb.Problem{Reason: pb.ErrorReason_ERROR_REASON_INTERNAL, Message: err.Error()}
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return &pb.Problem{Reason: b.why, Message: err.Error()}
+		},
+		Settle: func(tx *catalog.Tx, j *pb.Job) error {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if b.settle == nil {
+				return nil
+			}
+			return b.settle(tx, j)
 		},
 	}
 	if b.Manager, err = Open(o); err != nil {

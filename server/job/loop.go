@@ -54,9 +54,10 @@ func (m *Manager) Look() (next time.Time) {
 		}
 		dirty = dirty || e.dirty
 	}
-	if due := m.flushed.Add(m.o.Flush); dirty && !now.Before(due) {
-		m.flush()
-	} else if dirty && due.Before(next) {
+	if dirty && !now.Before(m.flushed.Add(m.o.Flush)) {
+		dirty = !m.flush()
+	}
+	if due := m.flushed.Add(m.o.Flush); dirty && due.Before(next) {
 		next = due
 	}
 	if now.Sub(m.swept) >= time.Hour {
@@ -75,8 +76,9 @@ func (m *Manager) expire(e *entry) {
 	m.finish(e, interrupted("nothing was heard of the agent that ran the job until its lease ran out"))
 }
 
-// flush writes jobs whose last change is only in memory. mu is held.
-func (m *Manager) flush() {
+// flush writes jobs whose last change is only in memory, and says whether that
+// worked. mu is held.
+func (m *Manager) flush() bool {
 	m.flushed = m.o.Now()
 	var dirty []*entry
 	for _, e := range m.active {
@@ -85,7 +87,7 @@ func (m *Manager) flush() {
 		}
 	}
 	if len(dirty) == 0 {
-		return
+		return true
 	}
 	err := m.cat.Update(context.Background(), func(tx *catalog.Tx) error {
 		for _, e := range dirty {
@@ -104,7 +106,7 @@ func (m *Manager) flush() {
 	})
 	if err != nil {
 		m.log.Error("progress of jobs not stored", "error", err)
-		return // it is tried again
+		return false // it is tried again
 	}
 	for _, e := range dirty {
 		e.dirty, e.leaseUp = false, false
@@ -112,6 +114,7 @@ func (m *Manager) flush() {
 			delete(m.active, e.job.Name)
 		}
 	}
+	return true
 }
 
 // put writes a job and its lease.
