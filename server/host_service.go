@@ -228,6 +228,13 @@ func (s *hostService) ReportJob(_ context.Context, r *pb.ReportJobRequest) (*pb.
 		f.add("state", "%v is no state that an agent reports", r.State)
 	}
 	f.reportFields(r)
+	if r.State == pb.JobState_JOB_STATE_COMPLETED || r.State == pb.JobState_JOB_STATE_COMPLETED_WITH_WARNINGS {
+		for i, t := range r.Tasks[:min(maxReportTasks, len(r.Tasks))] {
+			if t.GetState() == pb.JobState_JOB_STATE_FAILED || t.GetState() == pb.JobState_JOB_STATE_CANCELLED {
+				f.add(fmt.Sprintf("tasks[%d].state", i), "is %v, which does not go with the state %v of the job", t.State, r.State)
+			}
+		}
+	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -239,10 +246,13 @@ func (s *hostService) ReportJob(_ context.Context, r *pb.ReportJobRequest) (*pb.
 	return &pb.ReportJobResponse{CancelRequested: cancel, LeaseExpireTime: timestamppb.New(expire)}, nil
 }
 
+// maxReportTasks bounds the tasks of one job.
+const maxReportTasks = 16
+
 // reportFields checks what a report says of a job.
 func (f *fields) reportFields(r *pb.ReportJobRequest) {
-	if n := len(r.Tasks); n > 16 {
-		f.add("tasks", "has %d tasks; at most 16 are allowed", n)
+	if n := len(r.Tasks); n > maxReportTasks {
+		f.add("tasks", "has %d tasks; at most %d are allowed", n, maxReportTasks)
 		return
 	}
 	for i, t := range r.Tasks {

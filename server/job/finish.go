@@ -1,6 +1,8 @@
 package job
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -60,7 +62,7 @@ func (m *Manager) finish(e *entry, how end) bool {
 	switch next.State {
 	case pb.JobState_JOB_STATE_COMPLETED, pb.JobState_JOB_STATE_COMPLETED_WITH_WARNINGS:
 		next.State = pb.JobState_JOB_STATE_COMPLETED
-		if len(next.Warnings) > 0 {
+		if len(next.Warnings) > 0 || slices.ContainsFunc(next.Tasks, withWarnings) {
 			next.State = pb.JobState_JOB_STATE_COMPLETED_WITH_WARNINGS
 		}
 		next.Error = nil
@@ -120,6 +122,10 @@ func complete(j *pb.Job, point string) {
 		})
 	}
 	j.State = pb.JobState_JOB_STATE_COMPLETED
+}
+
+func withWarnings(t *pb.JobTask) bool {
+	return t.State == pb.JobState_JOB_STATE_COMPLETED_WITH_WARNINGS
 }
 
 // endTasks gives tasks that had not ended the end that the job had.
