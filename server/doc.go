@@ -26,6 +26,7 @@
 //	block_codec.go messages with blocks in them, without copying these
 //	server.go     the Server: opening, draining, closing
 //	reclaim.go    space that comes back; item_bytes.go tells who takes it
+//	schedule.go   scheduled backups; retry.go tries again what failed
 //	tend.go       what the server does of itself, when it is due
 //	serve.go      the gRPC server: interceptors and standard services
 //	audit.go      who changed what: records of calls; peer.go tells who calls

@@ -6,10 +6,12 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	pb "cairn/proto/cairn/v1"
 	"cairn/server/job"
@@ -21,6 +23,7 @@ import (
 type scheduleModel struct {
 	*scheduleWorld
 	rnd   *rand.Rand
+	power *powerCut
 	items []string
 	agent *agent
 	held  map[string]*pb.JobAssignment // what the agent has, by item
@@ -67,23 +70,50 @@ func (m *scheduleModel) take() {
 	}
 }
 
-// crash stops the server in the middle of what it does, and starts it on what was
-// on disk by then.
+// powerCut is a disk that goes away at a write to come, and then is what it was.
+type powerCut struct {
+	mu    sync.Mutex
+	disk  *vfs.MemFS
+	in    int // so many writes from now; 0 for never
+	rnd   *rand.Rand
+	after *vfs.MemFS
+}
+
+func (c *powerCut) fs() vfs.FS {
+	return errorfs.Wrap(c.disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.in > 0 && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			if c.in--; c.in == 0 {
+				c.cut()
+			}
+		}
+		return nil
+	}))
+}
+
+func (c *powerCut) cut() {
+	c.after = c.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: c.rnd.IntN(101), RNG: c.rnd})
+}
+
+// crash stops the server in the middle of what it does at a time, and starts it on
+// what was on disk by then.
 func (m *scheduleModel) crash(to time.Time) {
 	m.disconnect()
-	m.clock.mu.Lock()
-	m.clock.now = to
-	m.clock.mu.Unlock()
-	mem := m.opts.FS.(*vfs.MemFS)
-	done := make(chan struct{})
-	go func() { defer close(done); m.s.Tend(m.ctx) }()
-	for range m.rnd.IntN(2000) {
-		runtime.Gosched()
+	m.power.mu.Lock()
+	m.power.in = 1 + m.rnd.IntN(12)
+	m.power.mu.Unlock()
+	m.at(to)
+	m.power.mu.Lock()
+	if m.power.in > 0 { // there was less to do
+		m.power.in = 0
+		m.power.cut()
 	}
-	after := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: m.rnd.IntN(101), RNG: m.rnd})
-	<-done
+	after := m.power.after
+	m.power.mu.Unlock()
 	m.stop()
-	m.opts.FS = after
+	m.power = &powerCut{disk: after, rnd: m.power.rnd}
+	m.opts.FS = m.power.fs()
 	m.start()
 	m.held = nil
 }
@@ -204,9 +234,11 @@ func TestSchedulesWhateverHappens(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	for round := range uint64(3) {
+		power := &powerCut{disk: vfs.NewCrashableMem(), rnd: rand.New(rand.NewPCG(seed, round+100))}
 		m := &scheduleModel{
-			scheduleWorld: newScheduleWorld(t, func(o *Options) { o.FS = vfs.NewCrashableMem() }),
+			scheduleWorld: newScheduleWorld(t, func(o *Options) { o.FS = power.fs() }),
 			rnd:           rand.New(rand.NewPCG(seed, round)),
+			power:         power,
 		}
 		m.items = []string{m.protectAs("web1", daily), m.protectAs("db1", daily)}
 		for range 80 {

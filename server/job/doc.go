@@ -20,6 +20,14 @@
 // counts: then it is COMPLETED whatever else was said of it. Other jobs run in the
 // server (Start, Begin).
 //
+// Of one vault, and of one host, agents do only so many jobs at a time (Options);
+// the others stay QUEUED, oldest first. A vault at its limit holds up nobody's jobs
+// but its own. A job counts until it has ended, also while its agent is away.
+//
+// What is not to run, or cannot, is a job all the same, so that everybody sees it:
+// Skip and Fail make jobs that have ended from the beginning, Abandon gives up one
+// that is still QUEUED.
+//
 // At most one BACKUP or RESTORE in place of an item is not ended at any time.
 // Other restores run beside them. What a RESTORE is to do is stored with it, so
 // that it is done after a restart as before, and can be done again.
@@ -42,8 +50,9 @@
 // # Locks
 //
 // Manager.mu guards everything in memory and is held while a change is written.
-// Hooks, but for those that say so, are called without it and may take other locks; who holds such locks,
-// or is within catalog.Update, must not call the Manager.
+// Hooks, but for those that say so, are called without it and may take other
+// locks; who holds such locks, or is within catalog.Update, must not call the
+// Manager.
 //
 // The package knows cairn.v1's messages and the catalog. It knows no gRPC and
 // no store: what it needs of vaults are Hooks. cairn/server uses it.
