@@ -131,10 +131,12 @@ func (s *Server) answered(ctx context.Context, method string, start time.Time, e
 	}
 	attrs := []slog.Attr{slog.String("method", method), slog.Duration("took", time.Since(start))}
 	if err == nil {
+		s.metrics.Call(method, codes.OK.String(), time.Since(start))
 		s.log.LogAttrs(ctx, slog.LevelDebug, "call", attrs...)
 		return nil
 	}
 	e := rpcError(method, err)
+	s.metrics.Call(method, e.Code.String(), time.Since(start))
 	level := slog.LevelDebug
 	if e.Code == codes.Internal || e.Code == codes.DataLoss || e.Code == codes.Unknown {
 		level = slog.LevelError

@@ -17,6 +17,7 @@ import (
 	"cairn/blockstore"
 	"cairn/server/catalog"
 	"cairn/server/job"
+	"cairn/server/metrics"
 	"cairn/server/notify"
 )
 
@@ -114,6 +115,7 @@ type Server struct {
 	data     *dataPlane
 	jobs     *job.Manager
 	notifier *notify.Notifier
+	metrics  *metrics.Metrics
 	chores   map[string]*chore
 	pruned   map[ItemName]pruned // what choreRetention knows
 
@@ -145,6 +147,7 @@ func Open(opts Options) (*Server, error) {
 	key := sha256.Sum256([]byte("page tokens of " + id))
 	s := &Server{opts: opts, id: id, log: opts.Logger, lock: lock, tokenKey: key[:], chores: map[string]*chore{}}
 	s.makeChores()
+	s.metrics = metrics.New(s.figures)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.requests = &requests{s: s, running: map[string]chan struct{}{}}
 	if err := s.open(); err != nil {

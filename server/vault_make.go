@@ -129,6 +129,7 @@ func (vs *vaults) remove(v *Vault, check func() error) error {
 		v.mu.Unlock()
 		vs.mu.Lock()
 		delete(vs.byName, v.Name)
+		vs.s.metrics.ForgetVault(v.Name.String())
 		vs.mu.Unlock()
 	}
 	v.write.Unlock()

@@ -66,6 +66,11 @@ func (r Reader) Hosts(subscription, after string, fn func(*pb.Host) bool) error 
 	return scanProto(r, "host/"+subscription+"/", after, false, fn)
 }
 
+// AllHosts calls fn for the hosts of all subscriptions, by name.
+func (r Reader) AllHosts(fn func(*pb.Host) bool) error {
+	return scanProto(r, "host/", "", false, fn)
+}
+
 // PutHost writes a host.
 func (t *Tx) PutHost(h *pb.Host) error { return t.putProto(hostKey(h.Name), h) }
 

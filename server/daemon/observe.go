@@ -2,11 +2,15 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -17,7 +21,7 @@ import (
 type observeConfig struct {
 	webhooks, secrets, commands, events []string
 	try                                 bool
-	logFormat                           string
+	logFormat, metrics                  string
 
 	notify notify.Options // made by check
 }
@@ -28,12 +32,22 @@ func (o *observeConfig) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.commands, "hook", nil, "path of a program that is run for events about jobs, with the event as its input; can be given several times")
 	f.StringSliceVar(&o.events, "notify", notify.DefaultFilter, "events for webhooks and programs: started, ended (in any way), completed, warnings, failed, cancelled, skipped")
 	f.BoolVar(&o.try, "notify-test", false, "send a test event to all webhooks and programs, say what came of it, and exit")
+	f.StringVar(&o.metrics, "metrics", "", "HOST:PORT on which /metrics, for Prometheus, and /healthz are served to everybody who reaches it; port 0 takes a free one")
 	f.StringVar(&o.logFormat, "log-format", "text", "how the log on standard error is written: text or json")
 }
 
 func (o *observeConfig) check() error {
 	if o.logFormat != "text" && o.logFormat != "json" {
 		return usagef("--log-format %q: must be text or json", o.logFormat)
+	}
+	if o.metrics != "" {
+		_, port, err := net.SplitHostPort(o.metrics)
+		if err == nil {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil {
+			return usagef("--metrics %q: must be HOST:PORT, such as 127.0.0.1:9477", o.metrics)
+		}
 	}
 	o.notify.Filter = o.events
 	if err := o.notify.Filter.Check(); err != nil {
@@ -85,6 +99,34 @@ func (o *observeConfig) tryHooks() error {
 	}
 	fmt.Printf("cairnd: %d hooks took the test event\n", len(o.notify.Hooks))
 	return nil
+}
+
+// serveMetrics serves --metrics until stop is called. Without encryption and
+// passwords, but for reading only: so, unlike --listen, on any address.
+func (o *observeConfig) serveMetrics(h http.Handler, failed chan<- error) (stop func(), err error) {
+	if o.metrics == "" {
+		return func() {}, nil
+	}
+	l, err := net.Listen("tcp", o.metrics)
+	if err != nil {
+		return nil, fmt.Errorf("--metrics: %w", err)
+	}
+	srv := &http.Server{Handler: h, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 64 << 10}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("serve metrics: %w", err)
+		}
+	}()
+	fmt.Printf("cairnd: metrics on http://%s/metrics\n", l.Addr())
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = srv.Shutdown(ctx) // it waits for scrapes that run
+		_ = srv.Close()
+		<-done
+	}, nil
 }
 
 // logger makes the server's log.

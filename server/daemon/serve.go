@@ -47,7 +47,7 @@ func (c *config) serve() (err error) {
 		return err
 	}
 	g, h := s.NewGRPC()
-	failed := make(chan error, len(listeners)+1)
+	failed := make(chan error, len(listeners)+2)
 	for _, l := range listeners {
 		go func() { failed <- g.Serve(l) }()
 	}
@@ -55,6 +55,11 @@ func (c *config) serve() (err error) {
 	for _, l := range listeners {
 		fmt.Printf("cairnd: serving on %s\n", addressOf(l))
 	}
+	stopMetrics, err := c.observe.serveMetrics(s.MetricsHandler(), failed)
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
 
 	agentCtx, stopAgent := context.WithCancel(context.Background())
 	defer stopAgent()

@@ -111,3 +111,16 @@ func (m *Manager) Active(vault string) (queued, running int) {
 	}
 	return queued, running
 }
+
+// Count gives the number of jobs that have not ended, by state.
+func (m *Manager) Count() map[pb.JobState]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[pb.JobState]int{}
+	for _, e := range m.active {
+		if !e.ended {
+			out[e.job.State]++
+		}
+	}
+	return out
+}
