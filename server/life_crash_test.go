@@ -44,7 +44,7 @@ func TestLifePowerCuts(t *testing.T) {
 	for _, s := range steps {
 		states, jobs = append(states, s.then), append(jobs, s.job)
 	}
-	for round := range 25 {
+	for round := range 15 {
 		fs := vfs.NewCrashableMem()
 		var mu sync.Mutex
 		var after *vfs.MemFS

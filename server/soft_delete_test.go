@@ -223,7 +223,7 @@ func TestDeleteVaultThatHolds(t *testing.T) {
 			}
 		}
 	}
-	refused("web1: ir pending, recovery points: 0", "stop")
+	refused("web1: initial backup pending, recovery points: 0", "stop")
 	w.point(1)
 	refused("web1: protected, recovery points: 1")
 	w.ok(w.stopProtection(retain))
@@ -239,6 +239,27 @@ func TestDeleteVaultThatHolds(t *testing.T) {
 	if l, err := w.jobs.ListJobs(w.ctx, &pb.ListJobsRequest{Parent: sub}); err != nil || len(l.Jobs) != 0 {
 		t.Errorf("jobs of a deleted vault: %v, %v", l, err)
 	}
+}
+
+// A vault whose last item went with a backup under way waits for that job's end.
+func TestDeleteVaultWithJob(t *testing.T) {
+	w := newLife(t)
+	a := w.claim("one")
+	j := w.backUpNow()
+	as := a.assignment()
+	w.ok(w.stopProtection(remove))
+	if w.stateOf() != "nothing" || w.getJob(j.Name).State != pb.JobState_JOB_STATE_CANCELLING {
+		t.Errorf("the item is %s, its backup %v", w.stateOf(), w.getJob(j.Name))
+	}
+	err := second(w.vaults.DeleteVault(w.ctx, &pb.DeleteVaultRequest{Name: vault}))
+	if info := wantError(t, err, codes.FailedPrecondition, pb.ErrorReason_ERROR_REASON_VAULT_NOT_EMPTY); info.Metadata["job"] != j.Name {
+		t.Errorf("metadata %v", info.Metadata)
+	}
+	must[*pb.ReportJobResponse](t)(w.reportJob(as, pb.JobState_JOB_STATE_CANCELLED))
+	if got := w.getJob(j.Name); got.State != pb.JobState_JOB_STATE_CANCELLED || got.Error.GetReason() != isStoppedNow {
+		t.Errorf("job %v", got)
+	}
+	must[*pb.DeleteVaultResponse](t)(w.vaults.DeleteVault(w.ctx, &pb.DeleteVaultRequest{Name: vault}))
 }
 
 // Many items are named by the first few.

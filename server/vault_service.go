@@ -335,7 +335,10 @@ func errNotEmpty(v *Vault) error {
 // holding says in a few words what an item holds.
 func holding(it *pb.ProtectedItem) string {
 	state := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(it.ProtectionState.String(), "PROTECTION_STATE_"), "_", " "))
-	if it.DeleteTime != nil {
+	switch {
+	case it.ProtectionState == pb.ProtectionState_PROTECTION_STATE_IR_PENDING:
+		state = "initial backup pending"
+	case it.DeleteTime != nil:
 		state = "deleted, gone for good after " + it.PurgeTime.AsTime().UTC().Format(time.RFC3339)
 	}
 	return fmt.Sprintf("%s, recovery points: %d", state, it.RecoveryPointCount)
