@@ -100,7 +100,9 @@ func (s *Store) rewrite(ctx context.Context, prefix string, lo, hi, reserve uint
 	}
 	if err == nil {
 		span := pebble.KeyRange{Start: blockKey(lo), End: blockKey(hi + 1)}
+		s.replacing.Lock()
 		_, err = s.blocks.IngestAndExcise(s.ctx, []string{t.path}, nil, nil, span)
+		s.replacing.Unlock()
 	}
 	if err != nil {
 		t.discard()
@@ -112,7 +114,7 @@ func (s *Store) rewrite(ctx context.Context, prefix string, lo, hi, reserve uint
 // copy adds blocks of lo … hi to a table. Pebble's checksums are checked on the
 // way, digests are not: who reads the block does that.
 func (s *Store) copy(ctx context.Context, t *table, lo, hi uint64, keep *roaring64.Bitmap) error {
-	it, err := s.blocks.NewIter(&pebble.IterOptions{LowerBound: blockKey(lo), UpperBound: blockKey(hi + 1)})
+	it, err := s.blockIter(&pebble.IterOptions{LowerBound: blockKey(lo), UpperBound: blockKey(hi + 1)})
 	if err != nil {
 		return err
 	}

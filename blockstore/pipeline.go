@@ -42,8 +42,9 @@ type flight struct {
 	plain  int
 	entry  entry       // id is set by the builder
 	dead   atomic.Bool // failed and reported: to be skipped
-	// waiters is guarded by pipeline.mu.
+	// Guarded by pipeline.mu:
 	waiters []waiter
+	keeper  *barrier // of the Reclaim that ran when somebody needed it last
 }
 
 // waiter is an upload that needs a flight to land, and the Put that said so, if
@@ -270,7 +271,9 @@ func (p *pipeline) landed(fs []*flight) {
 	defer p.mu.Unlock()
 	for _, f := range fs {
 		delete(p.flights, f.digest)
-		p.s.barrier.need(f.digest, f.entry) // whoever waits for it
+		if f.keeper == p.s.barrier {
+			p.s.barrier.need(f.digest, f.entry)
+		}
 		for _, w := range f.waiters {
 			w.u.landed(f)
 			w.ack.settle(nil)

@@ -211,6 +211,7 @@ func (u *Upload) register(fs []*flight, children [][]block.Digest) (ack *Ack, qu
 		}
 		ack.open.Add(1)
 		f.waiters = append(f.waiters, waiter{u, ack})
+		f.keeper = s.barrier
 		u.await(f.digest)
 	}
 	if len(fresh) > 0 {

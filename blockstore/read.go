@@ -229,11 +229,20 @@ func (s *Store) fetch(ctx context.Context, wants []want, each func(w want, store
 	return g.Wait()
 }
 
+// blockIter makes an iterator over blocks/. When tables are replaced, the new one
+// is there in a place where it cannot be seen yet at the moment at which the old
+// ones go: an iterator made just then would see neither.
+func (s *Store) blockIter(o *pebble.IterOptions) (*pebble.Iterator, error) {
+	s.replacing.RLock()
+	defer s.replacing.RUnlock()
+	return s.blocks.NewIter(o)
+}
+
 func (s *Store) fetchRun(ctx context.Context, wants []want, each func(want, []byte, error) error) error {
 	if len(wants) == 0 {
 		return nil
 	}
-	it, err := s.blocks.NewIter(nil)
+	it, err := s.blockIter(nil)
 	if err != nil {
 		return err
 	}
@@ -263,7 +272,7 @@ func (s *Store) fetchRun(ctx context.Context, wants []want, each func(want, []by
 		if err != nil && n > 0 {
 			// From one block to another near it the iterator steps, and trips
 			// over damage in between. A fresh one goes straight to the block.
-			again, nerr := s.blocks.NewIter(nil)
+			again, nerr := s.blockIter(nil)
 			if nerr != nil {
 				return nerr
 			}

@@ -16,8 +16,8 @@ import (
 // rules that make this safe:
 //
 //   - At one moment, under pins for writing, it sees all points, holds and pins,
-//     and the barrier goes up. From then on every block that an upload pins, and
-//     every block that lands, is kept, with all that is below it. So whatever a
+//     and the barrier goes up. From then on every block that an upload pins or
+//     puts is kept, with all that is below it. So whatever a
 //     point needs that is committed later was pinned at that moment, or is kept
 //     since, or is younger than the limit: the next id, taken once everything has
 //     landed that was on its way at that moment.
@@ -210,8 +210,8 @@ func (r *reclaim) mark(ctx context.Context) error {
 	snap, pinned, held := s.raise(b)
 	defer snap.Close()
 	if s.pipe != nil {
-		// Twice: what was on its way has landed and is kept; then everything
-		// below the limit has.
+		// Twice: first what was on its way lands, to be judged like all else, and
+		// then everything below the limit has told who needs it.
 		for range 2 {
 			select {
 			case <-s.pipe.flush():

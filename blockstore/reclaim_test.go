@@ -396,3 +396,42 @@ func TestReclaimThreshold(t *testing.T) {
 	testReclaim(t, s, everything)
 	checkClean(t, s)
 }
+
+// TestReadWhileReplacing: a block can be read at every moment while its table is
+// replaced.
+func TestReadWhileReplacing(t *testing.T) {
+	ctx := context.Background()
+	s := testCreate(t, "v", Options{FS: vfs.NewMem()})
+	testBackup(t, s, "a", 0, 20)
+	ds := digestsOf(testBlocks(3, 17))
+	done := make(chan error)
+	stop := make(chan struct{})
+	for range 2 {
+		go func() {
+			for {
+				select {
+				case <-stop:
+					done <- nil
+					return
+				default:
+				}
+				if _, err := s.ReadStored(ctx, ds); err != nil {
+					done <- err
+					<-stop
+					return
+				}
+			}
+		}()
+	}
+	for range 200 {
+		if _, err := s.rewrite(ctx, "test-", 1, 30, 0, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -91,7 +91,7 @@ type scanner struct {
 }
 
 func (sc *scanner) scan(ctx context.Context, lo, hi uint64) error {
-	it, err := sc.v.s.blocks.NewIter(&pebble.IterOptions{LowerBound: blockKey(lo), UpperBound: blockKey(hi)})
+	it, err := sc.v.s.blockIter(&pebble.IterOptions{LowerBound: blockKey(lo), UpperBound: blockKey(hi)})
 	if err != nil {
 		return err
 	}

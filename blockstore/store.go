@@ -47,7 +47,10 @@ type Store struct {
 
 	// merging is held while small tables are written together; those with ids
 	// below mergeFloor are left alone.
-	merging    sync.Mutex
+	merging sync.Mutex
+	// replacing is held for writing while a table takes the place of others, and
+	// for reading while an iterator over blocks/ is made: see blockIter.
+	replacing  sync.RWMutex
 	mergeFloor atomic.Uint64
 
 	// apply makes batches to the index one after the other; its holder may change
@@ -204,7 +207,7 @@ func (s *Store) start() error {
 // lastID is the greatest id in blocks/, 0 if there is none. If the last block
 // cannot be read, what the manifest says of its table serves as well.
 func (s *Store) lastID() (uint64, error) {
-	it, err := s.blocks.NewIter(nil)
+	it, err := s.blockIter(nil)
 	if err != nil {
 		return 0, err
 	}

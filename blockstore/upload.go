@@ -115,12 +115,17 @@ func (u *Upload) base() string {
 
 // pin keeps a stored block for the upload. The caller holds pins.
 func (u *Upload) pin(d block.Digest, e entry) {
-	// First of all, and for a closed upload as well: its page may be on its way.
+	// For a closed upload as well: its page may be on its way.
 	u.s.barrier.need(d, e)
+	u.add(d, e)
+}
+
+// add pins a block unless the upload is closed.
+func (u *Upload) add(d block.Digest, e entry) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
-		return
+		return false
 	}
 	if e.page {
 		u.pages.Add(e.id)
@@ -129,6 +134,7 @@ func (u *Upload) pin(d block.Digest, e entry) {
 	}
 	u.known.add(d)
 	delete(u.failed, d)
+	return true
 }
 
 // await is pin for a block on its way.
@@ -141,7 +147,11 @@ func (u *Upload) await(d block.Digest) {
 	}
 }
 
-func (u *Upload) landed(f *flight) { u.pin(f.digest, f.entry) }
+func (u *Upload) landed(f *flight) {
+	if u.add(f.digest, f.entry) {
+		u.s.barrier.need(f.digest, f.entry)
+	}
+}
 
 func (u *Upload) lost(f *flight, err error) {
 	u.mu.Lock()
@@ -198,6 +208,7 @@ func (u *Upload) find(ds []block.Digest, missing func(i int)) error {
 			u.pin(d, es[i])
 		} else if f := p.flights[d]; f != nil {
 			f.waiters = append(f.waiters, waiter{u: u})
+			f.keeper = u.s.barrier
 			u.await(d)
 		} else {
 			missing(i)

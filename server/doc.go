@@ -36,10 +36,9 @@
 // # Locks
 //
 // In this order: the call's request id (requests.enter), vaults.protect,
-// dataPlane.points, Vault.write, then job.Manager and catalog, which lock for themselves, and last
-// Vault.write, Vault.reclaim, then job.Manager and catalog, which lock for themselves, and last
-// vaults.mu and Vault.mu, which are held for moments and never while something is
-// written. A job's hooks run without the Manager's lock.
+// dataPlane.points, Vault.write, Vault.reclaim, then job.Manager and catalog, which
+// lock for themselves, and last vaults.mu and Vault.mu, which are held for moments
+// and never while something is written. A job's hooks run without the Manager's lock.
 //
 // # Invariants
 //

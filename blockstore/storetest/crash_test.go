@@ -32,10 +32,15 @@ import (
 //
 // CAIRN_TEST_CRASHES sets the number of power cuts.
 func TestCrash(t *testing.T) {
+	cutPower(t, 1200, false)
+}
+
+// cutPower runs worlds, a tenth of the cycles with the race detector: races show
+// early, and the rest takes ten times as long.
+func cutPower(t *testing.T, cycles int, reclaims bool) {
 	rng := Rand(t)
-	cycles := 1200
 	if raceEnabled {
-		cycles = 120 // races show early; the rest takes ten times as long
+		cycles /= 10
 	}
 	if v := os.Getenv("CAIRN_TEST_CRASHES"); v != "" {
 		n, err := strconv.Atoi(v)
@@ -51,28 +56,38 @@ func TestCrash(t *testing.T) {
 			seed := rng.Uint64()
 			t.Run(fmt.Sprint(w), func(t *testing.T) {
 				t.Parallel()
-				crashWorld(t, rand.New(rand.NewPCG(seed, uint64(w))), cycles/worlds, &total)
+				crashWorld(t, rand.New(rand.NewPCG(seed, uint64(w))), cycles/worlds, reclaims, &total)
 			})
 		}
 	})
 	t.Logf("%d power cuts, %d of them in the middle of work; %d points and %d blocks survived to be compared, %d operations were under way",
 		total.cuts.Load(), total.midway.Load(), total.points.Load(), total.blocks.Load(), total.maybe.Load())
+	if reclaims {
+		t.Logf("%d reclaims came to their end and removed %d blocks, %d did not; %d quiet ones were followed by a count, %d points were read while they could go",
+			total.reclaims.Load(), total.removed.Load(), total.broken.Load(), total.quiet.Load(), total.read.Load())
+		if total.removed.Load() == 0 || total.broken.Load() == 0 || total.quiet.Load() == 0 || total.read.Load() == 0 {
+			t.Error("the test does not do what it is for")
+		}
+	}
 	if total.midway.Load() < int64(cycles)/2 || total.maybe.Load() == 0 || total.points.Load() == 0 {
 		t.Error("the test does not do what it is for")
 	}
 }
 
-type crashCount struct{ cuts, midway, points, blocks, maybe atomic.Int64 }
+type crashCount struct {
+	cuts, midway, points, blocks, maybe    atomic.Int64
+	reclaims, broken, removed, quiet, read atomic.Int64
+}
 
 // crashWorld is a chain of crashes; now and then it begins with a new disk.
-func crashWorld(t *testing.T, rng *rand.Rand, cycles int, total *crashCount) {
+func crashWorld(t *testing.T, rng *rand.Rand, cycles int, reclaims bool, total *crashCount) {
 	res := blockstore.NewResources(blockstore.ResourceOptions{IndexCache: 1 << 20, TableCache: 1 << 20, VerifiedCache: 1 << 20, OpenFiles: 100})
 	defer res.Close()
 	var w *world
 	ops := 200 // file operations of a cycle, by the last one
 	for c := range cycles {
 		if c%15 == 0 {
-			w = &world{disk: vfs.NewCrashableMem(), points: map[string]*crashPoint{}, blocks: map[block.Digest]bool{}}
+			w = &world{disk: vfs.NewCrashableMem(), reclaims: reclaims, points: map[string]*crashPoint{}, blocks: map[block.Digest]bool{}}
 			w.pool = make([][]byte, 40)
 			for i := range w.pool {
 				w.pool[i] = Block(rng, crashBlock)[:crashBlock:crashBlock]
@@ -92,6 +107,9 @@ const crashBlock = block.MinSize
 type world struct {
 	disk *vfs.MemFS
 	pool [][]byte // blocks from which contents are made
+	// reclaims says that space is reclaimed all the time: blocks that were
+	// acknowledged stay only if a point needs them.
+	reclaims bool
 
 	mu     sync.Mutex
 	after  *vfs.MemFS // the disk after the power cut, once there was one
@@ -134,7 +152,22 @@ func (w *world) ack(id string) {
 	})
 }
 
-func (w *world) durable(d block.Digest) { w.record(func() { w.blocks[d] = true }) }
+func (w *world) durable(d block.Digest) {
+	if !w.reclaims {
+		w.record(func() { w.blocks[d] = true })
+	}
+}
+
+// plain is a block of some disk: one that others have, too, or, where garbage is
+// wanted, one of its own.
+func (w *world) plain(rng *rand.Rand) []byte {
+	if !w.reclaims || rng.IntN(3) > 0 {
+		return w.pool[rng.IntN(len(w.pool))]
+	}
+	p := make([]byte, crashBlock)
+	binary.LittleEndian.PutUint64(p, rng.Uint64()|1)
+	return p
+}
 
 // cut takes the power away.
 func (w *world) cut(rng *rand.Rand) {
@@ -169,6 +202,9 @@ func (w *world) cycle(t *testing.T, rng *rand.Rand, res *blockstore.Resources, t
 	}
 	w.record(func() { w.born = true })
 	w.compare(t, s, total)
+	if w.reclaims && rng.IntN(3) == 0 {
+		w.quiet(t, s, total)
+	}
 
 	var wg sync.WaitGroup
 	for c := range 3 {
@@ -187,7 +223,24 @@ func (w *world) cycle(t *testing.T, rng *rand.Rand, res *blockstore.Resources, t
 			}
 		})
 	}
+	if w.reclaims {
+		r := reclaimer{s: s, rng: rand.New(rand.NewPCG(rng.Uint64(), 0)), total: total}
+		wg.Go(func() {
+			if err := r.work(); err != nil {
+				t.Error(err)
+			}
+		})
+		reader := crashClient{w: w, s: s, rng: rand.New(rand.NewPCG(rng.Uint64(), 0)), name: "reader"}
+		wg.Go(func() {
+			if err := reader.read(total); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	wg.Wait()
+	if w.reclaims && rng.IntN(3) == 0 {
+		w.quiet(t, s, total)
+	}
 	if rng.IntN(2) == 0 {
 		w.cut(cutRng)
 	}
@@ -357,7 +410,7 @@ func (c *crashClient) backup(own []blockstore.Point) error {
 		return err
 	}
 	for index := c.rng.Int64N(40); index < blocks; index += 1 + c.rng.Int64N(300) {
-		plain := c.w.pool[c.rng.IntN(len(c.w.pool))]
+		plain := c.w.plain(c.rng)
 		d := block.Sum(plain)
 		missing, err := u.FindMissing(ctx, []block.Digest{d})
 		if err != nil {
