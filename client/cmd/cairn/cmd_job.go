@@ -182,14 +182,6 @@ func (a *app) printJob(j *cairnv1.Job) error {
 		if s.GetBadBlocks() > 0 {
 			fmt.Printf("damaged blocks: %d\n", s.GetBadBlocks())
 		}
-		if j.GetOperation() == cairnv1.JobOperation_JOB_OPERATION_RECLAIM && ended(j) {
-			fmt.Printf("not needed: %s in %s", size(s.GetGarbageBytes()), plural(s.GetGarbageBlocks(), "block"))
-			if j.GetDryRun() {
-				fmt.Println("; nothing was changed")
-			} else {
-				fmt.Printf("; smaller on disk by %s\n", size(s.GetReclaimedBytes()))
-			}
-		}
 	}
 	if j.GetOutcome() != "" {
 		fmt.Printf("outcome: %s\n", j.GetOutcome())
