@@ -60,7 +60,7 @@ address over TCP, server for what the server did of itself.`,
 	f := cmd.Flags()
 	f.StringVar(&resource, "resource", "", "only this resource and what lies below it: VAULT, VAULT/ITEM, vaults/V/policies/P, hosts/H or a full name")
 	f.StringVar(&filter.Actor, "actor", "", "only calls of this caller")
-	f.StringVar(&method, "method", "", "only calls of this RPC, such as CreateVault; or of what the server does of itself, such as server/PruneRecoveryPoint")
+	f.StringVar(&method, "method", "", "only calls of this RPC, such as CreateVault; or of what the server does of itself, such as server/ScheduleReclaim")
 	f.BoolVar(&filter.Failed, "failed", false, "only calls that failed")
 	f.StringVar(&span.from, "from", "", "since this day or time, or 7d ago")
 	f.StringVar(&span.to, "to", "", "until this day or time")
