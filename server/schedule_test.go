@@ -2,8 +2,11 @@ package server
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	pb "cairn/proto/cairn/v1"
 )
@@ -283,5 +286,38 @@ func TestStartsAreSpread(t *testing.T) {
 		if n := len(w.backups(item)); n != 2 {
 			t.Errorf("%d backups of %s", n, item)
 		}
+	}
+}
+
+// A vault without room fails its runs, and they are tried again when there may be
+// some; one that is not open has its run as soon as it is.
+func TestARunOfAnIllVault(t *testing.T) {
+	disk := tightFS{vfs.NewMem(), new(atomic.Uint64)}
+	disk.free.Store(1 << 40)
+	w := newScheduleWorld(t, func(o *Options) { o.FS = disk })
+	w.protect()
+	a := w.claim("one")
+	disk.free.Store(minFree - 1) // the catalog needs less
+	w.at(hour(0, 22))
+	if j := w.wantRetry(item1, 1, hour(0, 22).Add(15*time.Minute)); j.Error.GetReason() != pb.ErrorReason_ERROR_REASON_STORE_FULL {
+		t.Errorf("job %v", j)
+	}
+	disk.free.Store(1 << 40)
+	w.at(hour(0, 22).Add(15 * time.Minute))
+	w.succeed(a.assignment())
+
+	v := must[*Vault](t)(w.s.vaults.find(VaultName{"default", "v1"}))
+	broken := func(e *Error) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.broken = e
+	}
+	broken(newError(pb.ErrorReason_ERROR_REASON_STORE_UNAVAILABLE, "no such device"))
+	w.at(hour(1, 22))
+	w.last(item1, 2)
+	broken(nil)
+	w.at(hour(1, 23))
+	if j := w.last(item1, 3); j.Attempt != 1 || !j.ScheduleTime.AsTime().Equal(hour(1, 22)) {
+		t.Errorf("job %v", j)
 	}
 }
