@@ -1,308 +1,268 @@
 package server
 
 import (
-	"context"
-	"errors"
-	"io"
-	"math"
+	"flag"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/dynamicpb"
-	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	pb "cairn/proto/cairn/v1"
 )
 
-// apiMethods lists all RPCs of the API.
-func apiMethods() (out []protoreflect.MethodDescriptor) {
-	protoregistry.GlobalFiles.RangeFilesByPackage("cairn.v1", func(f protoreflect.FileDescriptor) bool {
-		for i := range f.Services().Len() {
-			ms := f.Services().Get(i).Methods()
-			for k := range ms.Len() {
-				out = append(out, ms.Get(k))
-			}
-		}
-		return true
-	})
-	return out
+// A bigger run: go test ./server -run AnyInput -anyinput.n 10000 -anyinput.huge
+var (
+	anyN    = flag.Int("anyinput.n", 5, "how many requests with several wrong fields each RPC gets")
+	anyHuge = flag.Bool("anyinput.huge", false, "try huge values in every field, not in some")
+	anySeed = flag.Uint64("anyinput.seed", 0, "seed of what is random; 0 takes another one each time")
+)
+
+// seeded gives the randomness of a test, and prints its seed.
+func seeded(t *testing.T) *rand.Rand {
+	seed := *anySeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-anyinput.seed %d", seed)
+	return rand.New(rand.NewPCG(seed, 1))
 }
 
-// raw is a message that is sent as it is.
-type raw []byte
-
-// rawCodec sends raw messages, and decodes nothing.
-type rawCodec struct{ encoding.CodecV2 }
-
-func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	return mem.BufferSlice{mem.SliceBuffer(v.(raw))}, nil
-}
-func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
-func (rawCodec) Name() string                         { return "proto" }
-
-// call makes any call with any bytes, and gives its error. A stream gets the
-// message once, and is read to its end.
-func (w *world) call(m protoreflect.MethodDescriptor, body []byte) error {
-	method := "/" + string(m.Parent().FullName()) + "/" + string(m.Name())
-	codec := grpc.ForceCodecV2(rawCodec{})
-	if !m.IsStreamingClient() && !m.IsStreamingServer() {
-		return w.conn.Invoke(w.ctx, method, raw(body), new(raw), codec)
-	}
-	ctx, cancel := context.WithCancel(w.ctx)
-	defer cancel()
-	st, err := w.conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: m.IsStreamingClient(), ServerStreams: m.IsStreamingServer()}, method, codec)
-	if err != nil {
-		return err
-	}
-	if err := st.SendMsg(raw(body)); err != nil && err != io.EOF {
-		return err
-	}
-	if err := st.CloseSend(); err != nil {
-		return err
-	}
-	if m.Name() == "ClaimJobs" || m.Name() == "WatchJobs" { // which answer at once, and never end
-		return st.RecvMsg(new(raw))
-	}
-	for {
-		if err := st.RecvMsg(new(raw)); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
+// anyWorld is a world with something of every kind in it.
+type anyWorld struct {
+	*world
+	point *pb.RecoveryPoint
+	token string // of an open upload
 }
 
-// check says what no call may answer.
-func (w *world) check(m protoreflect.MethodDescriptor, err error, what string) {
-	w.t.Helper()
-	if err == nil {
-		return
+func newAnyWorld(t *testing.T) *anyWorld {
+	t.Helper()
+	o := inMemory()
+	now := time.Now() // stands still: what has no cause leaves no trace
+	o.Now, o.Unattended = func() time.Time { return now }, true
+	a := &anyWorld{world: dataWorld(t, o)}
+	disks := []*testDisk{newTestDisk("vda", 1<<20).fill(1, 0, 3)}
+	a.point = a.backUp("", now.Add(-time.Hour), disks, nil)
+	a.token = a.createUpload(&pb.CreateUploadRequest{}, disks...).UploadToken
+	if n := len(a.state()); n < 10 {
+		t.Fatalf("there are %d records, too few to tell what changes", n)
 	}
-	switch st := status.Convert(err); {
-	case st.Code() == codes.Internal, st.Code() == codes.Unknown, st.Code() == codes.DataLoss:
-		w.t.Errorf("%s with %s: %v", m.Name(), what, err)
-	case strings.Contains(st.Message(), "%!"):
-		w.t.Errorf("%s with %s: badly formatted message %q", m.Name(), what, st.Message())
-	default:
-		if _, r, _ := reasonOf(w.t, err); r == 0 {
-			w.t.Errorf("%s with %s: no reason", m.Name(), what)
-		}
-	}
+	return a
 }
 
-// examples are requests that are in order, to be spoiled.
-func examples() map[string]proto.Message {
-	point := item1 + "/recoveryPoints/p1"
-	job := vault + "/jobs/j1"
-	return map[string]proto.Message{
-		"CreateVault":        &pb.CreateVaultRequest{Parent: sub, VaultId: "v9", RequestId: "r", Vault: &pb.Vault{SoftDelete: &pb.SoftDelete{}, Labels: map[string]string{"a": "b"}}},
-		"GetVault":           &pb.GetVaultRequest{Name: vault},
-		"ListVaults":         &pb.ListVaultsRequest{Parent: sub, PageSize: 1},
-		"GetVaultUsage":      &pb.GetVaultUsageRequest{Name: vault},
-		"DeleteVault":        &pb.DeleteVaultRequest{Name: vault + "x"},
-		"CreatePolicy":       &pb.CreatePolicyRequest{Parent: vault, PolicyId: "p9", Policy: fullPolicy()},
-		"GetPolicy":          &pb.GetPolicyRequest{Name: daily},
-		"ListPolicies":       &pb.ListPoliciesRequest{Parent: vault},
-		"DeletePolicy":       &pb.DeletePolicyRequest{Name: daily + "x"},
-		"RegisterHost":       &pb.RegisterHostRequest{Parent: sub, HostId: "rack1", Host: &pb.Host{Sources: []string{"images"}}},
-		"GetHost":            &pb.GetHostRequest{Name: host1},
-		"ListHosts":          &pb.ListHostsRequest{Parent: sub},
-		"DeleteHost":         &pb.DeleteHostRequest{Name: host1},
-		"GetMachine":         &pb.GetMachineRequest{Name: web1},
-		"ListMachines":       &pb.ListMachinesRequest{Parent: sub + "/hosts/-"},
-		"ReportMachines":     &pb.ReportMachinesRequest{Parent: host1, Machines: []*pb.Machine{machineOf(host1, "web1")}},
-		"ClaimJobs":          &pb.ClaimJobsRequest{Host: host1},
-		"ReportJob":          &pb.ReportJobRequest{Job: job, LeaseToken: "t", State: inProgress, Tasks: []*pb.JobTask{{}}, Stats: &pb.JobStats{}, Warnings: []*pb.Warning{{}}},
-		"ProtectMachine":     &pb.ProtectMachineRequest{Parent: vault, ProtectedItem: &pb.ProtectedItem{Machine: web1, Policy: daily, ExcludedDisks: []string{"vdb"}}},
-		"GetProtectedItem":   &pb.GetProtectedItemRequest{Name: item1},
-		"ListProtectedItems": &pb.ListProtectedItemsRequest{Parent: vault},
-		"BackUp":             &pb.BackUpRequest{Name: item1},
-		"GetJob":             &pb.GetJobRequest{Name: job},
-		"ListJobs":           &pb.ListJobsRequest{Parent: sub, Filter: &pb.JobFilter{States: []pb.JobState{1}}},
-		"CancelJob":          &pb.CancelJobRequest{Name: job},
-		"RetryJob":           &pb.RetryJobRequest{Name: job},
-		"WatchJobs":          &pb.WatchJobsRequest{Parent: vault, AfterRevision: 1 << 40},
-		"CreateUpload":       &pb.CreateUploadRequest{Parent: item1, Job: job, LeaseToken: "t", Disks: []*pb.UploadDisk{{Target: "vda", Size: 1}}},
-		"Verify":             &pb.VerifyRequest{Name: point},
-		"Restore": &pb.RestoreRequest{Name: point, Host: host1, Target: &pb.RestoreRequest_Disks{Disks: &pb.RestoreDisks{
-			Directory: "/d", Targets: []string{"vda"}, Volumes: map[string]string{"vda": "/dev/v"}}}},
-		"UpdateProtectedItem": &pb.UpdateProtectedItemRequest{ProtectedItem: &pb.ProtectedItem{Name: item1}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"minimum_consistency"}}},
-		"ReadDisk":            &pb.ReadDiskRequest{Name: point, Disk: "vda"},
-		"ReadExtents":         &pb.ReadExtentsRequest{Name: point, Disk: "vda"},
-		"ReadBlocks":          &pb.ReadBlocksRequest{RecoveryPoint: point, Digests: make([]byte, 32)},
-		"GetRecoveryPoint":    &pb.GetRecoveryPointRequest{Name: point},
-		"ListRecoveryPoints":  &pb.ListRecoveryPointsRequest{Parent: item1},
-		"LeaseRecoveryPoint":  &pb.LeaseRecoveryPointRequest{Name: point},
-	}
-}
-
-const inProgress = pb.JobState_JOB_STATE_IN_PROGRESS
-
-// fullPolicy has every kind of rule.
-func fullPolicy() *pb.Policy {
-	at := &pb.TimeOfDay{Hours: 2, Minutes: 30}
-	sunday := []pb.DayOfWeek{pb.DayOfWeek_DAY_OF_WEEK_SUNDAY}
-	return &pb.Policy{
-		DisplayName: "All rules",
-		Schedule:    &pb.Schedule{TimeZone: "Europe/Berlin", Kind: &pb.Schedule_Weekly{Weekly: &pb.WeeklySchedule{Days: sunday, Time: at}}},
-		Retention: &pb.Retention{
-			Daily:  &pb.DailyRetention{Days: 7},
-			Weekly: &pb.WeeklyRetention{Days: sunday, Weeks: 4},
-			Monthly: &pb.MonthlyRetention{Months: 12, On: &pb.MonthlyRetention_Weekdays{
-				Weekdays: &pb.WeekdaysOfMonth{Ordinals: []pb.Ordinal{pb.Ordinal_ORDINAL_LAST}, Days: sunday}}},
-			Yearly: &pb.YearlyRetention{Years: 10, MonthsOfYear: []int32{1}, On: &pb.YearlyRetention_Days{Days: &pb.DaysOfMonth{Days: []int32{31}, LastDay: true}}},
-		},
-	}
-}
-
-// spoil calls try with variants of m in each of which one field is wrong, and
-// leaves m as it was.
-func spoil(m protoreflect.Message, depth int, try func(what string)) {
-	orig := proto.Clone(m.Interface())
-	restore := func() {
-		proto.Reset(m.Interface())
-		proto.Merge(m.Interface(), orig)
-	}
-	fds := m.Descriptor().Fields()
-	for i := range fds.Len() {
-		fd := fds.Get(i)
-		put := func(what string, v protoreflect.Value) {
-			m.Set(fd, v)
-			try(string(fd.Name()) + " " + what)
-			restore()
-		}
-		inner := func(what string) { try(string(fd.Name()) + "." + what) }
-		if m.Has(fd) {
-			m.Clear(fd)
-			try(string(fd.Name()) + " missing")
-			restore()
-		}
-		switch {
-		case fd.IsMap():
-			v := m.NewField(fd)
-			for k := range 70 {
-				v.Map().Set(protoreflect.ValueOfString(strings.Repeat("K", k)).MapKey(), protoreflect.ValueOfString(strings.Repeat("v", 20*k)))
-			}
-			put("with odd keys", v)
-		case fd.IsList():
-			for _, n := range []int{1, 1100} {
-				v := m.NewField(fd)
-				for range n {
-					if fd.Kind() == protoreflect.MessageKind {
-						v.List().AppendMutable()
-					} else {
-						v.List().Append(scalars(fd)[0].v)
-					}
-				}
-				put("of odd elements", v)
-			}
-			if depth > 0 && fd.Kind() == protoreflect.MessageKind {
-				l := m.Mutable(fd).List()
-				if l.Len() == 0 {
-					l.AppendMutable()
-				}
-				spoil(l.Get(0).Message(), depth-1, inner)
-				restore()
-			}
-		case fd.Kind() == protoreflect.MessageKind:
-			put("empty", m.NewField(fd))
-			if depth > 0 {
-				spoil(m.Mutable(fd).Message(), depth-1, inner)
-				restore()
-			}
-		default:
-			for _, s := range scalars(fd) {
-				put(s.what, s.v)
-			}
-		}
-	}
-}
-
-type scalar struct {
-	what string
-	v    protoreflect.Value
-}
-
-// scalars are values that hardly any field takes.
-func scalars(fd protoreflect.FieldDescriptor) (out []scalar) {
-	add := func(what string, v any) { out = append(out, scalar{what, protoreflect.ValueOf(v)}) }
-	switch fd.Kind() {
-	case protoreflect.StringKind:
-		add("odd", "../../etc\x00/%s")
-		add("long", strings.Repeat("a", 5000))
-		add("deep", sub+strings.Repeat("/vaults/v", 100))
-		add("other", vault)
-		add("upper", "subscriptions/Default/vaults/V1")
-	case protoreflect.BytesKind:
-		add("short", []byte{1, 2, 3})
-		add("long", make([]byte, 140000))
-	case protoreflect.Int32Kind:
-		add("negative", int32(-1))
-		add("smallest", int32(math.MinInt32))
-		add("largest", int32(math.MaxInt32))
-	case protoreflect.Uint32Kind:
-		add("largest", uint32(math.MaxUint32))
-	case protoreflect.Int64Kind:
-		add("negative", int64(-1))
-		add("smallest", int64(math.MinInt64))
-		add("largest", int64(math.MaxInt64))
-	case protoreflect.EnumKind:
-		add("unknown", protoreflect.EnumNumber(999))
-		add("negative", protoreflect.EnumNumber(-5))
-	case protoreflect.BoolKind:
-		add("true", true)
-	default:
-		panic(fd.Kind())
-	}
-	return out
-}
-
-// Whatever is sent, no call answers INTERNAL or UNKNOWN, and every error has a
-// reason.
+// Whatever stands in whatever field, no call answers INTERNAL or UNKNOWN, every
+// error has a reason and what is wrong is named; a call that fails has changed
+// nothing.
 func TestAnyInput(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, Options{FS: vfs.NewMem(), Dir: "data"})
-	w.setUp()
-	w.protect()
-	ex := examples()
+	methods := map[string][]protoreflect.MethodDescriptor{}
+	seen := map[string]bool{}
 	for _, m := range apiMethods() {
-		name := string(m.Name())
-		w.check(m, w.call(m, nil), "nothing")
-		spoiled := ex[name]
-		if spoiled == nil {
-			spoiled = dynamicpb.NewMessage(m.Input())
-		}
-		spoil(spoiled.ProtoReflect(), 4, func(what string) {
-			b, err := proto.Marshal(spoiled)
-			if err != nil {
-				t.Fatalf("%s with %s: %v", name, what, err)
-			}
-			w.check(m, w.call(m, b), what)
-		})
-		delete(ex, name)
+		service := string(m.Parent().Name())
+		methods[service] = append(methods[service], m)
+		seen[string(m.Name())] = true
 	}
-	for name := range ex {
-		t.Errorf("%s is no RPC", name)
+	for service, ms := range methods {
+		t.Run(service, func(t *testing.T) {
+			t.Parallel()
+			rnd := seeded(t)
+			huge := func() bool { return *anyHuge || rnd.IntN(10) == 0 }
+			a := newAnyWorld(t)
+			before := a.state()
+			for _, m := range ms {
+				example := a.example(m)
+				tried := 0
+				spoil(example, huge, func(s spoiled) {
+					tried++
+					a.answersSpoiled(m, s, &before)
+				})
+				if m.Input().Fields().Len() > 0 && tried == 0 {
+					t.Errorf("%s: nothing was tried", m.Name())
+				}
+			}
+		})
+	}
+	for name := range (&anyWorld{world: &world{opts: Options{Now: time.Now}}, point: new(pb.RecoveryPoint)}).examples() {
+		if !seen[name] {
+			t.Errorf("%s is no RPC", name)
+		}
+	}
+}
+
+// example gives a new request of a call, which is in order.
+func (a *anyWorld) example(m protoreflect.MethodDescriptor) proto.Message {
+	a.t.Helper()
+	e := a.examples()[string(m.Name())]
+	if e == nil || e.ProtoReflect().Descriptor().FullName() != m.Input().FullName() {
+		a.t.Fatalf("there is no example of a %s", m.Input().FullName())
+	}
+	return e
+}
+
+// answersSpoiled makes a call with a spoiled request and checks the answer. before
+// is the state until now, and becomes the state after the call.
+func (a *anyWorld) answersSpoiled(m protoreflect.MethodDescriptor, s spoiled, before *map[string]string) {
+	a.t.Helper()
+	what := s.path + " " + s.what
+	err := a.call(m, s.body)
+	code, named := a.check(m, err, what)
+	after := a.state()
+	if err != nil {
+		a.unchanged(m, what, *before, after)
+	}
+	*before = after
+	switch {
+	case code == codes.Unimplemented:
+	case s.wrong && !takes(m, s) && (code != codes.InvalidArgument || !names(m, s, named)):
+		a.t.Errorf("%s with %s: is wrong, and the answer does not say so: fields %q in %v", m.Name(), what, named, shortError(err))
+	case s.what == "missing" && required[string(m.Name())+" "+s.path] && (code != codes.InvalidArgument || !slices.Contains(named, s.path)):
+		a.t.Errorf("%s with %s: the answer does not say so: fields %q in %v", m.Name(), what, named, shortError(err))
+	}
+}
+
+func shortError(err error) string {
+	if err == nil {
+		return "no error"
+	}
+	return err.Error()[:min(300, len(err.Error()))]
+}
+
+// names reports whether the field is among those that an answer names, or, where
+// only that can be told, what has the field in it.
+func names(m protoreflect.MethodDescriptor, s spoiled, named []string) bool {
+	path := s.path
+	for !slices.Contains(named, path) {
+		i := strings.LastIndexByte(path, '.')
+		if i < 0 || !tolerates(m, s, "above") {
+			return false
+		}
+		path = path[:i]
+	}
+	return true
+}
+
+// takes reports whether a field takes a value that hardly any field of its kind
+// takes.
+func takes(m protoreflect.MethodDescriptor, s spoiled) bool {
+	if strings.Contains(s.what, "bad UTF-8") {
+		return false // no message can have that
+	}
+	return tolerates(m, s, s.what)
+}
+
+func tolerates(m protoreflect.MethodDescriptor, s spoiled, what string) bool {
+	keys := []string{strings.TrimPrefix(string(s.field.FullName()), "cairn.v1.")}
+	for path := s.path; path != ""; path = path[:max(0, strings.LastIndexByte(path, '.'))] {
+		keys = append(keys, string(m.Name())+" "+path)
+	}
+	for _, key := range keys {
+		for _, kind := range strings.Split(tolerated[key], ", ") {
+			if kind == "any" || kind != "" && strings.Contains(what, kind) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Requests with several wrong fields at once, of which nobody has thought.
+func TestAnyInputAtRandom(t *testing.T) {
+	t.Parallel()
+	rnd := seeded(t)
+	a := newAnyWorld(t)
+	before := a.state()
+	for range *anyN {
+		for _, m := range apiMethods() {
+			example := a.example(m)
+			for range 1 + rnd.IntN(4) {
+				spoilAtRandom(rnd, example.ProtoReflect())
+			}
+			b, err := proto.MarshalOptions{AllowPartial: true}.Marshal(example)
+			if err != nil {
+				t.Fatal(err)
+			}
+			what := fmt.Sprintf("several wrong fields: %.1000q", prototext.MarshalOptions{}.Format(example))
+			err = a.call(m, b)
+			a.check(m, err, what)
+			after := a.state()
+			if err != nil {
+				a.unchanged(m, what, before, after)
+			}
+			before = after
+		}
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// spoilAtRandom gives one field of m, or of a message in it, a wrong value.
+func spoilAtRandom(rnd *rand.Rand, m protoreflect.Message) {
+	fds := m.Descriptor().Fields()
+	if fds.Len() == 0 {
+		return
+	}
+	fd := fds.Get(rnd.IntN(fds.Len()))
+	var values []value
+	switch {
+	case fd.IsMap():
+		values = mapValues(m, fd)
+	case fd.IsList():
+		values = listValues(m, fd)
+		if fd.Message() != nil && m.Get(fd).List().Len() > 0 && rnd.IntN(3) > 0 {
+			spoilAtRandom(rnd, m.Mutable(fd).List().Get(0).Message())
+			return
+		}
+	case fd.Message() != nil:
+		if values = wellKnown(fd); values == nil {
+			spoilAtRandom(rnd, m.Mutable(fd).Message())
+			return
+		}
+	default:
+		values = scalars(fd, m.Get(fd))
+	}
+	values = slices.DeleteFunc(values, func(v value) bool { return v.huge() && !*anyHuge })
+	if len(values) == 0 || rnd.IntN(5) == 0 {
+		m.Clear(fd)
+		return
+	}
+	m.Set(fd, values[rnd.IntN(len(values))].v)
+}
+
+// A field that this version does not know is ignored, as protobuf does, and not
+// kept.
+func TestUnknownFields(t *testing.T) {
+	t.Parallel()
+	a := newAnyWorld(t)
+	for _, m := range apiMethods() {
+		b, err := proto.Marshal(a.example(m))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, without := a.check(m, a.call(m, b), "what is in order")
+		if _, with := a.check(m, a.call(m, append(b, unknownField()...)), "an unknown field"); !slices.Equal(with, without) {
+			t.Errorf("%s: %q are wrong, because of an unknown field", m.Name(), with)
+		}
+		for key, value := range a.state() {
+			if strings.Contains(value, unknownText) {
+				t.Errorf("%q keeps the unknown field: %.300q", key, value)
+			}
+		}
 	}
 }
 
 // Bytes that are no message, and strings that are no UTF-8, are wrong input.
 func TestMalformedMessages(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, Options{FS: vfs.NewMem(), Dir: "data"})
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 1))
+	w := newWorld(t, inMemory())
+	rnd := seeded(t)
 	for _, m := range apiMethods() {
 		cut := []byte{0x0a, 200, 1, 2}
 		if err := w.call(m, cut); m.Input().Fields().Len() > 0 {

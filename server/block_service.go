@@ -42,6 +42,7 @@ func (s *blockService) CreateUpload(ctx context.Context, r *pb.CreateUploadReque
 	var f fields
 	item := f.item("parent", r.Parent)
 	if r.ResumeToken != "" {
+		f.text("resume_token", r.ResumeToken, maxToken)
 		if err := f.err(); err != nil {
 			return nil, err
 		}
@@ -56,6 +57,7 @@ func (s *blockService) CreateUpload(ctx context.Context, r *pb.CreateUploadReque
 	} else if r.LeaseToken != "" {
 		f.add("job", "must be given with a lease_token")
 	}
+	f.text("lease_token", r.LeaseToken, maxToken)
 	f.uploadDisks(r.Disks)
 	var base PointName
 	if r.BaseRecoveryPoint != "" {
@@ -241,10 +243,22 @@ func isDisk(k pb.DiskKind) bool {
 	return k == pb.DiskKind_DISK_KIND_UNSPECIFIED || k == pb.DiskKind_DISK_KIND_DISK
 }
 
+// maxToken bounds the tokens of uploads and leases, in characters.
+const maxToken = 128
+
+func (f *fields) uploadToken(path, token string) {
+	if token == "" {
+		f.add(path, "must be given; CreateUpload gives it")
+	}
+	f.text(path, token, maxToken)
+}
+
 // session gives the open upload of a token.
 func (s *Server) session(token string) (*upload.Session, error) {
-	if token == "" {
-		return nil, invalidField("upload_token", "must be given; CreateUpload gives it")
+	var f fields
+	f.uploadToken("upload_token", token)
+	if err := f.err(); err != nil {
+		return nil, err
 	}
 	sess, err := s.data.uploads.Get(token)
 	return sess, uploadError(err)
@@ -325,7 +339,7 @@ func parseDigests(b []byte) ([]block.Digest, error) {
 		return nil, invalidField("digests", "has %d bytes; digests have %d bytes each, one after the other", len(b), size)
 	}
 	if n := len(b) / size; n > upload.MaxDigests {
-		return nil, errTooLarge("digests", n, upload.MaxDigests)
+		return nil, errTooLarge("digests", "digests", n, upload.MaxDigests)
 	}
 	ds := make([]block.Digest, len(b)/size)
 	for i := range ds {

@@ -30,9 +30,7 @@ const (
 // it hangs up: asking again gives the answer.
 func (s *blockService) CommitUpload(ctx context.Context, r *pb.CommitUploadRequest) (*pb.CommitUploadResponse, error) {
 	var f fields
-	if r.UploadToken == "" {
-		f.add("upload_token", "must be given; CreateUpload gives it")
-	}
+	f.uploadToken("upload_token", r.UploadToken)
 	snapshot := f.time("snapshot_time", r.SnapshotTime)
 	now := s.opts.Now()
 	if r.SnapshotTime == nil {
@@ -51,8 +49,15 @@ func (s *blockService) CommitUpload(ctx context.Context, r *pb.CommitUploadReque
 		f.add("warnings", "has %d entries; at most %d are allowed", n, maxWarnings)
 	}
 	for i, w := range r.Warnings[:min(maxWarnings, len(r.Warnings))] {
-		f.text(fmt.Sprintf("warnings[%d].message", i), w.GetMessage(), 2048)
-		f.text(fmt.Sprintf("warnings[%d].remedy", i), w.GetRemedy(), 2048)
+		f.warning(fmt.Sprintf("warnings[%d]", i), w)
+	}
+	if n := len(r.RootDigests); n > maxDisks {
+		f.add("root_digests", "has %d digests; at most %d are allowed", n, maxDisks)
+	}
+	for i, d := range r.RootDigests[:min(maxDisks, len(r.RootDigests))] {
+		if len(d) != len(block.Digest{}) {
+			f.add(fmt.Sprintf("root_digests[%d]", i), "has %d bytes; it must have %d", len(d), len(block.Digest{}))
+		}
 	}
 	f.text("checkpoint", r.Checkpoint, maxCheckpoint)
 	if err := f.err(); err != nil {

@@ -26,7 +26,7 @@ func uploadError(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &large):
-		return errTooLarge(large.What, large.Have, large.Max)
+		return errTooLarge("blocks", large.What, large.Have, large.Max)
 	case errors.As(err, &bad):
 		return errBadBlock(bad)
 	case errors.As(err, &missing):
@@ -38,9 +38,9 @@ func uploadError(err error) error {
 		e := newError(pb.ErrorReason_ERROR_REASON_DISK_MAP_INVALID, "%v", mapErr).with("disk", mapErr.Disk).because(err)
 		if len(mapErr.Lacking) > 0 {
 			e.Message += "; call WriteDiskMap for each before CommitUpload"
-			_ = e.code(codes.FailedPrecondition).with("disks", strings.Join(mapErr.Lacking, ","))
+			return e.code(codes.FailedPrecondition).with("disks", strings.Join(mapErr.Lacking, ","))
 		}
-		return e
+		return e.field("runs", "%v", mapErr)
 	case errors.Is(err, upload.ErrDisk):
 		return newError(pb.ErrorReason_ERROR_REASON_DISK_NOT_FOUND, "%v; CreateUpload names the disks of an upload", err).because(err)
 	case errors.Is(err, upload.ErrExpired):
@@ -67,10 +67,12 @@ func unknownUpload(err error) string {
 	return "no open upload has this token: it was never given out, or the upload ended long ago or with a restart of the server"
 }
 
-func errTooLarge(what string, have, most int) error {
+// errTooLarge answers that the field at path has too much.
+func errTooLarge(path, what string, have, most int) error {
 	return newError(pb.ErrorReason_ERROR_REASON_BATCH_TOO_LARGE,
 		"%d %s in one message; at most %d are allowed: send more, smaller messages", have, what, most).
-		with("what", what).with("have", strconv.Itoa(have)).with("max", strconv.Itoa(most))
+		with("what", what).with("have", strconv.Itoa(have)).with("max", strconv.Itoa(most)).
+		field(path, "has %d %s; at most %d are allowed", have, what, most)
 }
 
 func errBadBlock(b *upload.BlockError) error {
@@ -93,7 +95,7 @@ func errBadBlock(b *upload.BlockError) error {
 	if b.Actual != block.Zero {
 		_ = e.with("actual_digest", b.Actual.String())
 	}
-	return e
+	return e.field(fmt.Sprintf("blocks[%d].stored", b.Index), "%s", say)
 }
 
 // readError gives errors of reading for a recovery point the words for a

@@ -53,6 +53,12 @@ func (e *Error) with(key, value string) *Error {
 	return e
 }
 
+// field names the field that is wrong, as BadRequest has it.
+func (e *Error) field(path, format string, args ...any) *Error {
+	e.Fields = append(e.Fields, &errdetails.BadRequest_FieldViolation{Field: path, Description: fmt.Sprintf(format, args...)})
+	return e
+}
+
 // code replaces the code, for reasons that occur with several.
 func (e *Error) code(c codes.Code) *Error { e.Code = c; return e }
 

@@ -216,7 +216,7 @@ func (s *hostService) ReportJob(_ context.Context, r *pb.ReportJobRequest) (*pb.
 	if r.LeaseToken == "" {
 		f.add("lease_token", "must be given; it comes with the job's assignment")
 	}
-	f.text("lease_token", r.LeaseToken, 128)
+	f.text("lease_token", r.LeaseToken, maxToken)
 	switch r.State {
 	case pb.JobState_JOB_STATE_UNSPECIFIED, pb.JobState_JOB_STATE_IN_PROGRESS, pb.JobState_JOB_STATE_CANCELLED,
 		pb.JobState_JOB_STATE_COMPLETED, pb.JobState_JOB_STATE_COMPLETED_WITH_WARNINGS, pb.JobState_JOB_STATE_SKIPPED:
@@ -276,6 +276,9 @@ func (f *fields) reportFields(r *pb.ReportJobRequest) {
 		f.notNegative("stats.bad_blocks", st.BadBlocks)
 		f.notNegative("stats.tracked_bytes", st.TrackedBytes)
 		f.notNegative("stats.sampled_bytes", st.SampledBytes)
+		f.notNegative("stats.garbage_blocks", st.GarbageBlocks)
+		f.notNegative("stats.garbage_bytes", st.GarbageBytes)
+		f.notNegative("stats.reclaimed_bytes", st.ReclaimedBytes)
 		if d := st.Frozen; d != nil && (d.CheckValid() != nil || d.AsDuration() < 0) {
 			f.add("stats.frozen", "is no valid duration")
 		}
@@ -289,8 +292,13 @@ func (f *fields) reportFields(r *pb.ReportJobRequest) {
 		return
 	}
 	for i, w := range r.Warnings {
-		f.problem(fmt.Sprintf("warnings[%d]", i), &pb.Problem{Reason: w.GetReason(), Message: w.GetMessage(), Remedy: w.GetRemedy(), Metadata: w.GetMetadata()})
+		f.warning(fmt.Sprintf("warnings[%d]", i), w)
 	}
+}
+
+// warning is problem for a warning.
+func (f *fields) warning(path string, w *pb.Warning) {
+	f.problem(path, &pb.Problem{Reason: w.GetReason(), Message: w.GetMessage(), Remedy: w.GetRemedy(), Metadata: w.GetMetadata()})
 }
 
 func (f *fields) notNegative(path string, n int64) {

@@ -50,9 +50,21 @@ func jobNotFound(n JobName, err error) error {
 	return err
 }
 
+// maxFilter bounds the values of an enum in a filter: there are fewer.
+const maxFilter = 64
+
 // jobFilter checks a filter and makes a function of it. parent is checked to
 // exist.
 func (s *Server) jobFilter(f *fields, path string, parent VaultName, in *pb.JobFilter) (func(*pb.Job) bool, error) {
+	if n := max(len(in.GetStates()), len(in.GetOperations())); n > maxFilter {
+		if len(in.States) > maxFilter {
+			path += ".states"
+		} else {
+			path += ".operations"
+		}
+		f.add(path, "has %d values; at most %d are allowed", n, maxFilter)
+		return nil, f.err()
+	}
 	for i, st := range in.GetStates() {
 		enum(f, fmt.Sprintf("%s.states[%d]", path, i), st, pb.JobState_name)
 	}

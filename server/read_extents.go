@@ -29,6 +29,7 @@ func (s *Server) openDisk(f *fields, name, disk string, offset, length int64) (_
 	if disk == "" {
 		f.add("disk", "must be given: a target such as \"vda\"")
 	}
+	f.text("disk", disk, 64)
 	if offset < 0 {
 		f.add("offset", "is %d; it must not be negative", offset)
 	}
@@ -62,7 +63,11 @@ func (s *Server) openDisk(f *fields, name, disk string, offset, length int64) (_
 			"recovery point %q has no disk %s", n, quote(disk)).with("recovery_point", name).with("disk", disk)
 	}
 	if offset > d.m.Size || length > d.m.Size-offset {
-		return nil, invalidField("offset", "%d and length %d reach behind the end of disk %s, which has %d bytes", offset, length, quote(disk), d.m.Size)
+		path := "length"
+		if offset > d.m.Size {
+			path = "offset"
+		}
+		return nil, invalidField(path, "%d and length %d reach behind the end of disk %s, which has %d bytes", offset, length, quote(disk), d.m.Size)
 	}
 	d.from, d.to = offset, offset+length
 	if length == 0 {

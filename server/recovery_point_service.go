@@ -88,6 +88,7 @@ func (s *recoveryPointService) ExtendRecoveryPoint(ctx context.Context, r *pb.Ex
 	case until.After(now.AddDate(99, 0, 0)):
 		f.add("retain_until", "is %s; it must lie within 99 years", until.Format(time.RFC3339))
 	}
+	f.text("etag", r.Etag, 64)
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -152,6 +153,7 @@ func checkPointEtag(p *pb.RecoveryPoint, etag string) error {
 func (s *recoveryPointService) DeleteRecoveryPoint(ctx context.Context, r *pb.DeleteRecoveryPointRequest) (*pb.DeleteRecoveryPointResponse, error) {
 	var f fields
 	n := f.point("name", r.Name)
+	f.text("etag", r.Etag, 64)
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -248,6 +250,7 @@ func (s *recoveryPointService) ReleaseRecoveryPoint(_ context.Context, r *pb.Rel
 	if r.LeaseId == "" {
 		f.add("lease_id", "must be given")
 	}
+	f.text("lease_id", r.LeaseId, 64)
 	if err := f.err(); err != nil {
 		return nil, err
 	}

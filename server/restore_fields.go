@@ -85,8 +85,12 @@ func (f *fields) restoreDisks(d *pb.RestoreDisks) {
 	default:
 		f.add("disks.format", "is %s; it must be %q or %q", quote(d.Format), "raw", "qcow2")
 	}
-	if n := max(len(d.GetTargets()), len(d.GetVolumes())); n > maxDisks {
-		f.add("disks", "has %d disks; at most %d are allowed", n, maxDisks)
+	if n := len(d.GetTargets()); n > maxDisks {
+		f.add("disks.targets", "has %d disks; at most %d are allowed", n, maxDisks)
+		return
+	}
+	if n := len(d.GetVolumes()); n > maxDisks {
+		f.add("disks.volumes", "has %d disks; at most %d are allowed", n, maxDisks)
 		return
 	}
 	wanted := make(map[string]bool)

@@ -1,7 +1,9 @@
 package server
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -85,12 +87,12 @@ func receiveBlocks(stream grpc.BidiStreamingServer[pb.UploadBlocksRequest, pb.Up
 
 func parseBlocks(bs []*pb.Block) ([]blockstore.Block, error) {
 	if len(bs) > upload.MaxBatchBlocks {
-		return nil, errTooLarge("blocks", len(bs), upload.MaxBatchBlocks)
+		return nil, errTooLarge("blocks", "blocks", len(bs), upload.MaxBatchBlocks)
 	}
 	blocks := make([]blockstore.Block, len(bs))
 	for i, b := range bs {
 		if len(b.GetDigest()) != len(block.Digest{}) {
-			return nil, invalidField("blocks.digest", "of block %d has %d bytes; it must have %d", i, len(b.GetDigest()), len(block.Digest{}))
+			return nil, invalidField(fmt.Sprintf("blocks[%d].digest", i), "has %d bytes; it must have %d", len(b.GetDigest()), len(block.Digest{}))
 		}
 		blocks[i] = blockstore.Block{Digest: block.Digest(b.Digest), Stored: b.Stored}
 	}
@@ -121,6 +123,12 @@ func (s *blockService) WriteDiskMap(stream grpc.ClientStreamingServer[pb.WriteDi
 	if err != nil {
 		return err
 	}
+	var f fields
+	f.uploadToken("header.upload_token", r.Header.UploadToken)
+	f.text("header.disk", r.Header.Disk, 64)
+	if err := f.err(); err != nil {
+		return err
+	}
 	sess, err := s.session(r.Header.UploadToken)
 	if err != nil {
 		return err
@@ -130,7 +138,7 @@ func (s *blockService) WriteDiskMap(stream grpc.ClientStreamingServer[pb.WriteDi
 		return uploadError(err)
 	}
 	for {
-		if err := writeRuns(stream, w, r.Runs); err != nil {
+		if err := writeRuns(stream.Context(), w, r.Runs); err != nil {
 			return uploadError(err)
 		}
 		if r, err = stream.Recv(); errors.Is(err, io.EOF) {
@@ -149,27 +157,29 @@ func (s *blockService) WriteDiskMap(stream grpc.ClientStreamingServer[pb.WriteDi
 	return stream.SendAndClose(&pb.WriteDiskMapResponse{RootDigest: m.Root[:], ChangedBlocks: m.Changed})
 }
 
-func writeRuns(stream grpc.ClientStreamingServer[pb.WriteDiskMapRequest, pb.WriteDiskMapResponse], w *upload.MapWriter, runs []*pb.DiskMapRun) error {
-	for _, run := range runs {
-		n := len(run.GetDigests()) / len(block.Digest{})
-		switch {
-		case run.GetFirstBlock() < 0:
-			return invalidField("runs.first_block", "is %d; it must not be negative", run.FirstBlock)
-		case run.GetZeroBlocks() < 0:
-			return invalidField("runs.zero_blocks", "is %d; it must not be negative", run.ZeroBlocks)
-		case len(run.GetDigests()) > 0 == (run.GetZeroBlocks() > 0):
-			return invalidField("runs", "the run from block %d on must have either digests or zero_blocks", run.GetFirstBlock())
-		case n > maxRun:
-			return errTooLarge("digests of a run", n, maxRun)
-		case run.ZeroBlocks > 0:
-			if err := w.SetZero(stream.Context(), uint64(run.FirstBlock), uint64(run.ZeroBlocks)); err != nil {
-				return err
-			}
-		default:
-			if err := w.Set(stream.Context(), uint64(run.FirstBlock), run.Digests); err != nil {
-				return err
-			}
+func writeRuns(ctx context.Context, w *upload.MapWriter, runs []*pb.DiskMapRun) error {
+	for i, run := range runs {
+		if err := writeRun(ctx, w, fmt.Sprintf("runs[%d]", i), run); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func writeRun(ctx context.Context, w *upload.MapWriter, path string, run *pb.DiskMapRun) error {
+	n := len(run.GetDigests()) / len(block.Digest{})
+	switch {
+	case run.GetFirstBlock() < 0:
+		return invalidField(path+".first_block", "is %d; it must not be negative", run.FirstBlock)
+	case run.GetZeroBlocks() < 0:
+		return invalidField(path+".zero_blocks", "is %d; it must not be negative", run.ZeroBlocks)
+	case len(run.GetDigests()) > 0 == (run.GetZeroBlocks() > 0):
+		return invalidField(path, "the run from block %d on must have either digests or zero_blocks", run.GetFirstBlock())
+	case n > maxRun:
+		return errTooLarge(path+".digests", "digests of a run", n, maxRun)
+	case run.ZeroBlocks > 0:
+		return w.SetZero(ctx, uint64(run.FirstBlock), uint64(run.ZeroBlocks))
+	default:
+		return w.Set(ctx, uint64(run.FirstBlock), run.Digests)
+	}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -110,7 +111,7 @@ func (f *fields) requestID(s string) { f.text("request_id", s, 64) }
 func (f *fields) mask(m *fieldmaskpb.FieldMask, allowed ...string) map[string]bool {
 	set := make(map[string]bool)
 	if len(m.GetPaths()) == 0 {
-		f.add("update_mask", "must name at least one of %q", allowed)
+		f.add("update_mask", "must name at least one of %s", strings.Join(allowed, ", "))
 	}
 next:
 	for _, p := range m.GetPaths() {
@@ -120,7 +121,7 @@ next:
 				continue next
 			}
 		}
-		f.add("update_mask", "%s cannot be updated; %q can", quote(p), allowed)
+		f.add("update_mask", "%s cannot be updated; %s can", quote(p), strings.Join(allowed, ", "))
 	}
 	return set
 }

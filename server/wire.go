@@ -38,8 +38,11 @@ func (c *codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if up, ok := v.(*pb.UploadBlocksRequest); ok && decodeUpload(data, up) == nil {
 		return nil
 	}
-	if err := c.CodecV2.Unmarshal(data, v); err != nil {
-		c.wrong.Store(v, malformed(m.ProtoReflect().Descriptor(), data.Materialize(), err))
+	b := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer b.Free()
+	// Fields of a later version are ignored, and not kept: nobody asked for them.
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b.ReadOnlyData(), m); err != nil {
+		c.wrong.Store(v, malformed(m.ProtoReflect().Descriptor(), b.ReadOnlyData(), err))
 	}
 	return nil
 }
@@ -58,7 +61,7 @@ func malformed(d protoreflect.MessageDescriptor, data []byte, err error) error {
 	if path := invalidUTF8(d, data); path != "" {
 		return invalidField(path, "is not valid UTF-8")
 	}
-	return newError(pb.ErrorReason_ERROR_REASON_INVALID_FIELD, "the request is no %s: %v", d.FullName(), err)
+	return newError(pb.ErrorReason_ERROR_REASON_INVALID_FIELD, "the request is no %s: its bytes cannot be decoded", d.FullName()).because(err)
 }
 
 // invalidUTF8 finds the first string that is not UTF-8; "" if there is none.
@@ -85,7 +88,11 @@ func invalidUTF8(d protoreflect.MessageDescriptor, data []byte) (path string) {
 				return string(fd.Name())
 			}
 		case protoreflect.MessageKind:
-			if inner := invalidUTF8(fd.Message(), value); inner != "" {
+			inner := invalidUTF8(fd.Message(), value)
+			switch {
+			case inner != "" && (fd.IsMap() || fd.Message().Name() == "FieldMask"):
+				return string(fd.Name())
+			case inner != "":
 				return string(fd.Name()) + "." + inner
 			}
 		}

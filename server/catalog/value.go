@@ -193,3 +193,22 @@ func IDs(name string) []string {
 	}
 	return out
 }
+
+// All calls fn for every record, in the order of keys and as it is stored, until
+// fn answers false: for tools and tests, which compare whole catalogs.
+func (r Reader) All(fn func(key string, value []byte) bool) error {
+	it, err := r.r.NewIter(nil)
+	if err != nil {
+		return fmt.Errorf("read catalog: %w", err)
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		value, err := it.ValueAndErr()
+		if err != nil || !fn(string(it.Key()), value) {
+			break // Close tells an error
+		}
+	}
+	if err := it.Close(); err != nil {
+		return fmt.Errorf("read catalog: %w", err)
+	}
+	return nil
+}
