@@ -53,8 +53,5 @@ var tolerated = map[string]string{
 	"Block.stored": "above",
 }
 
-// notYet has the RPCs that come later.
-var notYet = map[string]bool{"ReclaimVault": true}
-
 // required has the fields that must be given, by RPC and path.
 var required = map[string]bool{}

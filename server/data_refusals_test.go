@@ -108,7 +108,7 @@ func TestUploadBlocksRefusals(t *testing.T) {
 		})
 	}
 	_, err := w.sendBlocks(up.UploadToken, []*pb.Block{{Digest: []byte{1}, Stored: good[0].Stored}})
-	wantField(t, err, "blocks.digest")
+	wantField(t, err, "blocks[0].digest")
 	_, err = w.blocks.FindMissing(w.ctx, &pb.FindMissingRequest{UploadToken: up.UploadToken, Digests: make([]byte, 4097*32)})
 	wantError(t, err, codes.InvalidArgument, pb.ErrorReason_ERROR_REASON_BATCH_TOO_LARGE)
 	_, err = w.blocks.FindMissing(w.ctx, &pb.FindMissingRequest{UploadToken: up.UploadToken, Digests: make([]byte, 33)})
@@ -152,14 +152,14 @@ func TestWriteDiskMapRefusals(t *testing.T) {
 	}
 	runs := func(rs ...*pb.DiskMapRun) error { return write(&pb.WriteDiskMapRequest{Header: head, Runs: rs}) }
 	for name, err := range map[string]error{
-		"runs.first_block": runs(&pb.DiskMapRun{FirstBlock: -1, Digests: have}),
-		"runs.zero_blocks": runs(&pb.DiskMapRun{ZeroBlocks: -1}),
-		"runs":             runs(&pb.DiskMapRun{FirstBlock: 3}),
-		"runs ":            runs(&pb.DiskMapRun{ZeroBlocks: 1, Digests: have}),
-		"header":           write(&pb.WriteDiskMapRequest{}),
-		"header ":          write(),
-		"header  ":         write(&pb.WriteDiskMapRequest{Header: head}, &pb.WriteDiskMapRequest{Header: head}),
-		"upload_token":     write(&pb.WriteDiskMapRequest{Header: &pb.DiskMapHeader{Disk: "vda"}}),
+		"runs[0].first_block": runs(&pb.DiskMapRun{FirstBlock: -1, Digests: have}),
+		"runs[0].zero_blocks": runs(&pb.DiskMapRun{ZeroBlocks: -1}),
+		"runs[0]":             runs(&pb.DiskMapRun{FirstBlock: 3}),
+		"runs[0] ":            runs(&pb.DiskMapRun{ZeroBlocks: 1, Digests: have}),
+		"header":              write(&pb.WriteDiskMapRequest{}),
+		"header ":             write(),
+		"header  ":            write(&pb.WriteDiskMapRequest{Header: head}, &pb.WriteDiskMapRequest{Header: head}),
+		"header.upload_token": write(&pb.WriteDiskMapRequest{Header: &pb.DiskMapHeader{Disk: "vda"}}),
 	} {
 		t.Run(name, func(t *testing.T) { wantField(t, err, strings.TrimSpace(name)) })
 	}
@@ -220,8 +220,8 @@ func TestReadRefusals(t *testing.T) {
 	wantField(t, disk(&pb.ReadDiskRequest{Name: p.Name, Disk: "vda", Offset: -1}), "offset")
 	wantField(t, disk(&pb.ReadDiskRequest{Name: p.Name, Disk: "vda", Length: -1}), "length")
 	wantField(t, disk(&pb.ReadDiskRequest{Name: p.Name, Disk: "vda", Offset: d.size + 1}), "offset")
-	wantField(t, disk(&pb.ReadDiskRequest{Name: p.Name, Disk: "vda", Offset: d.size, Length: 1}), "offset")
-	wantField(t, disk(&pb.ReadDiskRequest{Name: p.Name, Disk: "vda", Offset: 1, Length: 1<<63 - 1}), "offset")
+	wantField(t, disk(&pb.ReadDiskRequest{Name: p.Name, Disk: "vda", Offset: d.size, Length: 1}), "length")
+	wantField(t, disk(&pb.ReadDiskRequest{Name: p.Name, Disk: "vda", Offset: 1, Length: 1<<63 - 1}), "length")
 	wantError(t, disk(&pb.ReadDiskRequest{Name: p.Name, Disk: "vdb"}), codes.NotFound, pb.ErrorReason_ERROR_REASON_DISK_NOT_FOUND)
 	wantError(t, disk(&pb.ReadDiskRequest{Name: item1 + "/recoveryPoints/p1", Disk: "vda"}), codes.NotFound, pb.ErrorReason_ERROR_REASON_RECOVERY_POINT_NOT_FOUND)
 	_, err := w.readExtents(&pb.ReadExtentsRequest{Name: p.Name, Disk: "vda", Base: strings.Replace(p.Name, "v1", "v2", 1)})

@@ -67,7 +67,7 @@ func (s *Server) openDisk(f *fields, name, disk string, offset, length int64) (_
 		if offset > d.m.Size {
 			path = "offset"
 		}
-		return nil, invalidField(path, "%d and length %d reach behind the end of disk %s, which has %d bytes", offset, length, quote(disk), d.m.Size)
+		return nil, invalidField(path, "offset %d and length %d reach behind the end of disk %s, which has %d bytes", offset, length, quote(disk), d.m.Size)
 	}
 	d.from, d.to = offset, offset+length
 	if length == 0 {

@@ -319,7 +319,7 @@ func TestRestoreRefusals(t *testing.T) {
 		{"disks.format", toDisks(p.Name, &pb.RestoreDisks{Directory: "/a", Format: "RAW"})},
 		{"disks.targets[0]", toDisks(p.Name, &pb.RestoreDisks{Directory: "/a", Targets: []string{""}})},
 		{"disks.targets[1]", toDisks(p.Name, &pb.RestoreDisks{Directory: "/a", Targets: []string{"vda", "vda"}})},
-		{"disks", toDisks(p.Name, &pb.RestoreDisks{Directory: "/a", Targets: make([]string, maxDisks+1)})},
+		{"disks.targets", toDisks(p.Name, &pb.RestoreDisks{Directory: "/a", Targets: make([]string, maxDisks+1)})},
 		{`disks.volumes["vda"]`, toDisks(p.Name, &pb.RestoreDisks{Directory: "/a", Volumes: map[string]string{"vda": "dev/a"}})},
 		{`disks.volumes["vda"]`, toDisks(p.Name, &pb.RestoreDisks{Directory: "/a", Volumes: map[string]string{"vda": ""}})},
 		{`disks.volumes["vdb"]`, toDisks(p.Name, &pb.RestoreDisks{Directory: "/a", Volumes: map[string]string{"vda": "/dev/a", "vdb": "/dev/a"}})},

@@ -103,9 +103,12 @@ func TestCancelAndAbort(t *testing.T) {
 	}
 	for what, err := range w.allCalls("") {
 		t.Run("no token, "+what, func(t *testing.T) {
-			if what == "resume" { // then it is a new upload, without disks
+			switch what {
+			case "resume": // then it is a new upload, without disks
 				wantField(t, err, "disks")
-			} else {
+			case "map":
+				wantField(t, err, "header.upload_token")
+			default:
 				wantField(t, err, "upload_token")
 			}
 		})
