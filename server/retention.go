@@ -190,6 +190,7 @@ func (s *Server) prune(ctx context.Context, v *Vault, p *pb.RecoveryPoint, now t
 		return nil
 	})
 	if err == nil {
+		s.auditSelf(auditPrune, n.String(), fmt.Sprintf("kept by %s until %s", kept.Rule, kept.Until.UTC().Format(time.RFC3339)))
 		s.log.Info("a recovery point has expired and was pruned", "point", n.String(), "rule", kept.Rule.String(),
 			"expired", kept.Until.Format(time.RFC3339), "snapshot", p.SnapshotTime.AsTime().Format(time.RFC3339))
 	}

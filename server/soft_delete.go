@@ -182,6 +182,7 @@ func (s *Server) purge(ctx context.Context, v *Vault, n ItemName, now time.Time)
 	switch {
 	case len(used) == 0:
 		if err = s.removeItem(ctx, v, n, old, ids); err == nil {
+			s.auditSelf(auditPurge, n.String(), fmt.Sprintf("deleted at %s, with %d recovery points", old.DeleteTime.AsTime().Format(time.RFC3339), len(ids)))
 			s.log.Info("a deleted item is gone for good", "item", n.String(), "points", len(ids))
 		}
 		return err
