@@ -14,6 +14,7 @@
 //	m, err := b.Finish(ctx)                       // its pages went through u
 //	err = u.Commit(ctx, blockstore.Point{ID: id, Disks: …})
 //	plain, err := s.Reader(id).ReadBlocks(ctx, digests)
+//	report, err := s.Reclaim(ctx, blockstore.ReclaimOptions{})
 //
 // # What holds
 //
@@ -31,6 +32,9 @@
 //     removes blocks takes Store.pins for writing, and leaves alone what the data
 //     pins of the uploads name, and everything that can be reached from their
 //     pages, from points and from holds.
+//  7. A page's id is greater than those of all that it names, as an entry keeps its
+//     id as long as it is there. Entries of pages are removed by descending id, and
+//     those of data after them: so invariant 2 holds wherever that ends.
 //
 // Put returns when blocks are queued. Acknowledgements come table by table: a
 // client must be ready to have two tables' worth (128 MiB) on the way, or flush, or
@@ -59,6 +63,26 @@
 // table, and 2 bytes or less per block that an upload pins. An index filter takes
 // 1.25 bytes per block: absent digests are told at full speed as long as
 // ResourceOptions.IndexCache holds them, 64 MiB for 50 million blocks or 3 TiB.
+//
+// # Giving space back
+//
+// Deleted points and abandoned uploads leave garbage, and so do crashes. Reclaim
+// marks what is needed in a bitmap of ids and removes the rest, while everything
+// else goes on; reclaim.go has the rules by which it and the uploads agree. First
+// go index entries, in synced batches. Then blocks/: what no entry names is garbage
+// there, whoever left it, so a Reclaim that was stopped needs no record of how far
+// it came. A table of which nothing is needed is dropped; one with a fifth or more
+// of garbage is replaced, in one step, by a table of the rest, together with small
+// neighbours. No deletion is ever written to blocks/: Pebble would keep it above
+// the bottom level and rewrite what it covers at a time of its own choice. So
+// tables stay at the bottom, never overlap, and new ones are written once, as
+// before. Garbage below the threshold stays in its table until there is more.
+//
+// It works on a full disk: dropping tables needs next to nothing and comes first,
+// removing entries may use three quarters of the reserve, and so may replacing a
+// table, which needs room for what is kept of it, and is put off otherwise. If
+// a page that is needed cannot be read, or the index lacks a block that a page
+// names, nothing is removed: delete the points that Verify names first.
 //
 // # On disk: format 1
 //
@@ -93,7 +117,9 @@
 //	┌───────────────┐     ┌──────────────────────────────────────────┐
 //	│ id, u64       │  →  │ stored block (package block)             │
 //	└───────────────┘     └──────────────────────────────────────────┘
-//	ids begin at 1 and grow in the order of writing; a failed table leaves a gap
+//	ids begin at 1 and grow in the order of writing; a failed table leaves a gap,
+//	and so does what was reclaimed. Ids that no 'd' entry names are garbage. There
+//	are no deletions, and the tables' ranges of ids do not overlap.
 //
 // index/ has four, told apart by their first byte:
 //
@@ -132,7 +158,9 @@
 // in order (Verify reads it in just this way), and 'm' from what was found. Points
 // are then found as the pages that no other page names: they are roots, of points
 // or of what a crash or a deletion left. Their depth shows, as data has no page's
-// length; lost are ids, disk names and sizes (up to a block), and meta. If
+// length; lost are ids, disk names and sizes (up to a block), and meta. Entries
+// whose children are not all there are garbage of a reclaim, and must not be made
+// again. If
 // blocks/ has lost tables, Verify lists blocks and points that need them.
 //
 // The server opens vaults, the benchmarks do. The package imports block, diskmap

@@ -299,8 +299,8 @@ func TestReclaimDamage(t *testing.T) {
 	ctx := context.Background()
 	s := testCreate(t, "v", Options{FS: vfs.NewMem()})
 	p := testBackup(t, s, "damaged", 0, 300)
-	testBackup(t, s, "good", 400, 500)
-	testBackup(t, s, "gone", 600, 700)
+	testBackup(t, s, "good", 400, 420)
+	testBackup(t, s, "gone", 600, 620)
 	if err := s.DeletePoint(ctx, "gone"); err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +333,7 @@ func TestReclaimDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	testReclaim(t, s, everything)
-	if err := s.checkPoint("good", 400, 500); err != nil {
+	if err := s.checkPoint("good", 400, 420); err != nil {
 		t.Error(err)
 	}
 }
@@ -423,7 +423,11 @@ func TestReadWhileReplacing(t *testing.T) {
 			}
 		}()
 	}
-	for range 200 {
+	n := 200
+	if raceEnabled {
+		n = 20
+	}
+	for range n {
 		if _, err := s.rewrite(ctx, "test-", 1, 30, 0, nil); err != nil {
 			t.Fatal(err)
 		}

@@ -29,7 +29,7 @@ type VerifyReport struct {
 	Bad      []BadBlock // the first thousand, in no order
 	BadCount uint64     // blocks that are damaged or missing
 	Damaged  []string   // ids of the points that need any of them, sorted
-	Orphans  uint64     // Verify only: sound blocks that the index does not name; a crash leaves some
+	Orphans  uint64     // Verify only: sound blocks that the index does not name; crashes leave some, and Reclaim what is not worth writing a table anew
 }
 
 // BadBlock is a block that is damaged or missing.

@@ -2,9 +2,12 @@ package server
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -236,5 +239,62 @@ func TestItemBytes(t *testing.T) {
 	w.backUp("", day.Add(time.Hour), []*testDisk{d}, nil)
 	if got, err := w.s.itemBytes(w.ctx, v); err != nil || got["web1"].Points != 2 {
 		t.Errorf("two points: %v, %v", got, err)
+	}
+}
+
+// TestReclaimFull: a vault that refuses to be written for lack of space can be
+// reclaimed.
+func TestReclaimFull(t *testing.T) {
+	disk := &smallDisk{vfs.NewMem(), 1 << 30}
+	w := dataWorld(t, Options{FS: disk, Dir: "data"})
+	old := w.backUp("", day, []*testDisk{newTestDisk("vda", 20<<20).fill(1, span(0, 100)...)}, nil)
+	keep := newTestDisk("vda", 20<<20).fill(2, 1)
+	p := w.backUp("", day.Add(time.Hour), []*testDisk{keep}, nil)
+	disk.free = minFree / 2
+	if err := w.deletePoint(old.Name); err != nil {
+		t.Fatal(err)
+	}
+	if j := w.reclaim(false); j.State != pb.JobState_JOB_STATE_COMPLETED || j.Stats.GarbageBlocks < 100 || j.Stats.ReclaimedBytes < j.Stats.GarbageBytes*9/10 {
+		t.Errorf("reclaim: %v", j)
+	}
+	w.checkDisk(p, 0, keep)
+}
+
+// TestReclaimCancelled: a reclaim ends where it is, and the next one goes on.
+func TestReclaimCancelled(t *testing.T) {
+	mem := vfs.NewMem()
+	var armed atomic.Bool
+	reached, goOn := make(chan struct{}), make(chan struct{})
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite && strings.Contains(op.Path, "/index/") && armed.CompareAndSwap(true, false) {
+			close(reached)
+			<-goOn
+		}
+		return nil
+	}))
+	w := dataWorld(t, Options{FS: fs, Dir: "data"})
+	old := w.backUp("", day, []*testDisk{newTestDisk("vda", 20<<20).fill(1, span(0, 100)...)}, nil)
+	w.backUp("", day.Add(time.Hour), []*testDisk{newTestDisk("vda", 20<<20).fill(2, 1)}, nil)
+	if err := w.deletePoint(old.Name); err != nil {
+		t.Fatal(err)
+	}
+	before := w.blockCount()
+	armed.Store(true)
+	j := must[*pb.ReclaimVaultResponse](t)(w.vaults.ReclaimVault(w.ctx, &pb.ReclaimVaultRequest{Name: vault})).Job
+	<-reached
+	_, err := w.vaults.ReclaimVault(w.ctx, &pb.ReclaimVaultRequest{Name: vault, DryRun: true})
+	if info := wantError(t, err, codes.FailedPrecondition, pb.ErrorReason_ERROR_REASON_RECLAIM_IN_PROGRESS); info.Metadata["job"] != j.Name {
+		t.Errorf("metadata %v", info.Metadata)
+	}
+	w.cancelJob(j.Name)
+	close(goOn)
+	if j := w.endOf(j.Name); j.State != pb.JobState_JOB_STATE_CANCELLED {
+		t.Errorf("cancelled: %v", j)
+	}
+	if n := w.blockCount(); n != before {
+		t.Errorf("%d blocks, %d before", n, before)
+	}
+	if j := w.reclaim(false); j.State != pb.JobState_JOB_STATE_COMPLETED || j.Stats.GarbageBlocks < 100 {
+		t.Errorf("the next one: %v", j)
 	}
 }
