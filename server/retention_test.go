@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,14 +24,21 @@ import (
 // does what it does of itself when told to.
 type clockWorld struct {
 	*world
-	now time.Time
-	log strings.Builder
+	now   time.Time // for the test; set changes it
+	clock atomic.Int64
+	log   strings.Builder
+}
+
+func (w *clockWorld) set(now time.Time) {
+	w.now = now
+	w.clock.Store(now.UnixNano())
 }
 
 func newClockWorld(t *testing.T, now string) *clockWorld {
-	w := &clockWorld{now: utc(t, now)}
+	w := &clockWorld{}
+	w.set(utc(t, now))
 	opts := inMemory()
-	opts.Unattended, opts.Now = true, func() time.Time { return w.now }
+	opts.Unattended, opts.Now = true, func() time.Time { return time.Unix(0, w.clock.Load()).UTC() }
 	opts.Logger = slog.New(slog.NewTextHandler(&w.log, nil))
 	w.world = dataWorld(t, opts)
 	return w
@@ -136,12 +144,15 @@ func (w *clockWorld) wantKept(name, until string, rule pb.RetentionRule) {
 	}
 }
 
-// tendAt lets the server do what is due at a time, and checks what points are
-// left, and that they are counted.
+// prune does what retention has to do, and nothing else of what is due.
+func (w *clockWorld) prune() { w.s.do(w.ctx, w.s.chores[choreRetention]) }
+
+// tendAt prunes at a time, and checks what points are left, and that they are
+// counted.
 func (w *clockWorld) tendAt(at string, left ...string) {
 	w.t.Helper()
-	w.now = utc(w.t, at)
-	w.s.Tend(w.ctx)
+	w.set(utc(w.t, at))
+	w.prune()
 	w.wantLeft(left...)
 }
 
@@ -237,7 +248,7 @@ func TestNewestStays(t *testing.T) {
 		if _, err := v.changeItem(w.ctx, item, func(it *pb.ProtectedItem) error { it.LatestRecoveryPoint = latest; return nil }, nil); err != nil {
 			t.Fatal(err)
 		}
-		w.s.Tend(w.ctx)
+		w.prune()
 		if points := w.list(); points[len(points)-1].Name != newest {
 			t.Errorf("with %q as the newest, %v are left", latest, points)
 		}
