@@ -16,16 +16,7 @@ import (
 func (s *protectedItemService) BackUp(_ context.Context, r *pb.BackUpRequest) (*pb.BackUpResponse, error) {
 	var f fields
 	n := f.item("name", r.Name)
-	now := s.opts.Now()
 	until := f.time("retain_until", r.RetainUntil)
-	switch {
-	case until.IsZero():
-		until = now.Add(defaultRetention)
-	case !until.After(now):
-		f.add("retain_until", "%s is past; it must lie in the future", until.Format(time.RFC3339))
-	case until.After(now.AddDate(99, 0, 0)):
-		f.add("retain_until", "%s is more than 99 years from now", until.Format(time.RFC3339))
-	}
 	f.requestID(r.RequestId)
 	if err := f.err(); err != nil {
 		return nil, err
@@ -37,6 +28,10 @@ func (s *protectedItemService) BackUp(_ context.Context, r *pb.BackUpRequest) (*
 	defer release()
 	return once(s.Server, n.Subscription, r.RequestId, pb.ProtectedItemService_BackUp_FullMethodName, r, v, new(pb.BackUpResponse),
 		func(k keep) (*pb.BackUpResponse, error) {
+			until, err := s.retainUntil(until)
+			if err != nil {
+				return nil, err
+			}
 			spec, err := s.backupSpec(v, n)
 			if err != nil {
 				return nil, err
@@ -52,6 +47,21 @@ func (s *protectedItemService) BackUp(_ context.Context, r *pb.BackUpRequest) (*
 			}
 			return resp, nil
 		})
+}
+
+// retainUntil checks the date until which a backup on demand is to be kept, or gives
+// the default. A call that is repeated is not asked again, though the date may have
+// passed meanwhile.
+func (s *Server) retainUntil(until time.Time) (time.Time, error) {
+	switch now := s.opts.Now(); {
+	case until.IsZero():
+		return now.Add(defaultRetention), nil
+	case !until.After(now):
+		return until, invalidField("retain_until", "%s is past; it must lie in the future", until.Format(time.RFC3339))
+	case until.After(now.AddDate(99, 0, 0)):
+		return until, invalidField("retain_until", "%s is more than 99 years from now", until.Format(time.RFC3339))
+	}
+	return until, nil
 }
 
 // backupSpec describes the job of a backup, after checking that it can be done.

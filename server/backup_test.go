@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "cairn/proto/cairn/v1"
 	"cairn/server/job"
@@ -171,6 +172,23 @@ func TestBackupByAgent(t *testing.T) {
 	if it := w.item(item1); it.Health != pb.HealthStatus_HEALTH_STATUS_ACTION_SUGGESTED || it.LastBackupStatus != pb.BackupStatus_BACKUP_STATUS_HEALTHY || it.RecoveryPointCount != 2 {
 		t.Errorf("item %v", it)
 	}
+}
+
+// A call that is repeated has the answer that it had, also when the date that it
+// gives has passed meanwhile.
+func TestBackUpRepeatedLate(t *testing.T) {
+	opts, c := inMemory(), newClock(day)
+	opts.Now = c.Now
+	w := dataWorld(t, opts)
+	r := &pb.BackUpRequest{Name: item1, RequestId: "one", RetainUntil: timestamppb.New(day.Add(time.Hour))}
+	first := must[*pb.BackUpResponse](t)(w.items.BackUp(w.ctx, r))
+	c.Set(day.Add(2 * time.Hour))
+	if again := must[*pb.BackUpResponse](t)(w.items.BackUp(w.ctx, r)); !proto.Equal(again, first) {
+		t.Errorf("answered %v, then %v", first, again)
+	}
+	r.RequestId = "two"
+	_, err := w.items.BackUp(w.ctx, r)
+	wantField(t, err, "retain_until")
 }
 
 // A cancelled backup ends its upload at once, and leaves no point.
