@@ -87,10 +87,6 @@ func (w *world) backUpGuest(as *pb.JobAssignment, at time.Time) (*pb.RecoveryPoi
 	return r.GetRecoveryPoint(), err
 }
 
-// guestStats is what an agent tells of a guest: the 47 GiB that a machine in
-// Azure's example of billing has allocated.
-func guestStats(r *pb.ReportJobRequest) { r.Stats = &pb.JobStats{AllocatedBytes: 47 << 30} }
-
 // checkGuest reads a point and compares it with what its machine's disk was.
 func (w *world) checkGuest(p *pb.RecoveryPoint) {
 	w.t.Helper()

@@ -90,7 +90,7 @@ func (l *killedLife) backUp(ctx context.Context, die func(), as *pb.JobAssignmen
 			l.notes.mu.Lock()
 			l.notes.points[p.Name] = p
 			l.notes.mu.Unlock()
-			l.report(ctx, as, completed, guestStats)
+			l.report(ctx, as, completed)
 			return
 		case r == pb.ErrorReason_ERROR_REASON_UPLOAD_NOT_FOUND, // a server that was started meanwhile does not know it
 			lost(err) && r == 0,

@@ -30,11 +30,7 @@ func testKilled(t *testing.T, kills int, seed uint64) {
 	l.begin()
 	const between = 20 // kills from one comparison to the next
 	for i := 0; i < kills; i++ {
-		select {
-		case <-time.After(time.Duration(l.random(200)) * time.Millisecond):
-		case <-l.ctx.Done():
-			l.check()
-		}
+		l.live()
 		l.kill()
 		for l.random(6) == 0 && !l.start(time.After(time.Duration(l.random(100))*time.Millisecond)) {
 			i++
@@ -52,6 +48,23 @@ func testKilled(t *testing.T, kills int, seed uint64) {
 	l.work.Wait()
 	l.kill()
 	verifyVaults(t, filepath.Join(l.dir, vaultsName))
+}
+
+// live waits for a random moment: until some calls were answered, however long the
+// machine takes for them, and then into the midst of others.
+func (l *killedLife) live() {
+	until := l.answered() + l.random(60)
+	for end := time.Now().Add(2 * time.Second); l.answered() < until && time.Now().Before(end) && l.ctx.Err() == nil; {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(time.Duration(l.random(5000)) * time.Microsecond)
+	l.check()
+}
+
+func (l *killedLife) answered() int {
+	l.notes.mu.Lock()
+	defer l.notes.mu.Unlock()
+	return l.notes.calls
 }
 
 func (l *killedLife) dead() bool {
