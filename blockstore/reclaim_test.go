@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -438,4 +439,65 @@ func TestReadWhileReplacing(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestReclaimStopped: wherever a Reclaim ends, no page is left without something
+// that it names.
+func TestReclaimStopped(t *testing.T) {
+	defer func(n int) { sweepBatch = n }(sweepBatch)
+	sweepBatch = 1
+	mem := vfs.NewMem()
+	var left atomic.Int64
+	var stop atomic.Pointer[context.CancelFunc]
+	disk := onWrite(mem, func(int) error {
+		if left.Add(-1) == 0 {
+			(*stop.Load())()
+		}
+		return nil
+	})
+	s := testCreate(t, "v", Options{FS: disk})
+	testBackup(t, s, "a", 0, 600)
+	testBackup(t, s, "b", 300, 310)
+	if err := s.DeletePoint(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	stopped := 0
+	for ended := false; !ended; {
+		ctx, cancel := context.WithCancel(context.Background())
+		stop.Store(&cancel)
+		left.Store(4)
+		_, err := s.Reclaim(ctx, everything)
+		cancel()
+		if ended = err == nil; !ended {
+			wantErr(t, "stopped", err, context.Canceled)
+			stopped++
+		}
+		err = s.scanEntries(context.Background(), ^uint64(0), func(v victim) error {
+			if !v.entry.page {
+				return nil
+			}
+			page, err := s.ReadBlocks(context.Background(), []block.Digest{v.digest})
+			if err != nil {
+				return err
+			}
+			es, err := s.lookup(pageChildren(page[0]))
+			for _, e := range es {
+				if e.id == 0 {
+					return fmt.Errorf("page %d names a block that is not there", v.entry.id)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stopped > 30 { // pages are gone; data takes too long this way
+			sweepBatch, ended = 2048, true
+			testReclaim(t, s, everything)
+		}
+	}
+	if stopped < 4 {
+		t.Errorf("it was stopped %d times", stopped)
+	}
+	checkClean(t, s)
 }

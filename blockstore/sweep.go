@@ -13,10 +13,11 @@ import (
 	"cairn/blockstore/diskmap"
 )
 
+// sweepBatch is how many index entries are removed at a time, while no upload can
+// look for blocks: some milliseconds. Tests make it small.
+var sweepBatch = 2048
+
 const (
-	// sweepBatch is how many index entries are removed at a time, while no upload
-	// can look for blocks: some milliseconds.
-	sweepBatch = 2048
 	// sweepPages is how many pages' digests are kept in memory to be removed in
 	// the order of their ids; for every so many the index is read once more.
 	sweepPages = 1 << 19
@@ -38,7 +39,7 @@ func (r *reclaim) count(ctx context.Context) error {
 	var done, named, namedBytes uint64
 	r.show(ReclaimCounting, 0, total, true)
 	err := s.scanEntries(ctx, r.limit, func(v victim) error {
-		if done++; done%sweepBatch == 0 {
+		if done++; done%1024 == 0 {
 			r.show(ReclaimCounting, done, total, false)
 		}
 		t := spanOf(r.tables, v.entry.id)
