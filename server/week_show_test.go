@@ -62,7 +62,11 @@ func (w *week) showAudit(out *strings.Builder) {
 		if r.Reason != 0 {
 			result = reasonName(r.Reason)
 		}
-		fmt.Fprintf(out, "audit    %s of %s: %s\n", strings.TrimPrefix(r.Method, "cairn.v1."), strings.TrimPrefix(r.Resource, sub+"/"), result)
+		resource := strings.TrimPrefix(r.Resource, sub+"/")
+		if strings.Contains(resource, "/recoveryPoints/") {
+			resource = resource[:len(resource)-3] // the rest of the id is random
+		}
+		fmt.Fprintf(out, "audit    %s of %s: %s\n", strings.TrimPrefix(r.Method, "cairn.v1."), resource, result)
 	}
 }
 
