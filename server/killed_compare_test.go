@@ -52,6 +52,7 @@ func (l *killedLife) settle() {
 			left = l.w.jobsOf("", pb.JobState_JOB_STATE_QUEUED, pb.JobState_JOB_STATE_IN_PROGRESS, pb.JobState_JOB_STATE_CANCELLING)
 		}
 		if len(left) == 0 {
+			l.tell("tend") // a new point may let go of the one before
 			return
 		}
 		if time.Now().After(deadline) {
