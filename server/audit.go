@@ -47,14 +47,14 @@ var auditedMethods = map[string]bool{
 }
 
 // What the server does of itself and leaves a record of, in place of a method.
+// Scheduled backups leave none: they have their job, which is marked.
 const (
-	auditPrune    = "server/PruneRecoveryPoint"
-	auditPurge    = "server/PurgeProtectedItem"
-	auditSchedule = "server/ScheduleBackup"
-	auditReclaim  = "server/ScheduleReclaim"
+	auditPrune   = "server/PruneRecoveryPoint"
+	auditPurge   = "server/PurgeProtectedItem"
+	auditReclaim = "server/ScheduleReclaim"
 )
 
-var auditSelfMethods = map[string]bool{auditPrune: true, auditPurge: true, auditSchedule: true, auditReclaim: true}
+var auditSelfMethods = map[string]bool{auditPrune: true, auditPurge: true, auditReclaim: true}
 
 // How much of a text goes into an audit record, in bytes.
 const (

@@ -123,7 +123,7 @@ func (a *app) auditResource(s string) (string, error) {
 }
 
 // serverActs are what the server does of itself and leaves records of, as methods.
-var serverActs = []string{"server/PruneRecoveryPoint", "server/PurgeProtectedItem", "server/ScheduleBackup", "server/ScheduleReclaim"}
+var serverActs = []string{"server/PruneRecoveryPoint", "server/PurgeProtectedItem", "server/ScheduleReclaim"}
 
 // fullMethod finds the RPC that a short form means: "CreateVault" is
 // "cairn.v1.VaultService/CreateVault".
