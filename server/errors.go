@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -216,4 +217,20 @@ func jobError(err error) *Error {
 func problemOf(err error) *pb.Problem {
 	e := classify(err)
 	return &pb.Problem{Reason: e.Reason, Message: e.Message, Metadata: e.Meta}
+}
+
+// plural counts things in a message: "1 table", "1,200 tables".
+func plural(n uint64, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return humanize.Comma(int64(n)) + " " + what
+}
+
+// few names the first of several things in a message.
+func few(names []string) string {
+	if len(names) > 3 {
+		return strings.Join(names[:3], ", ") + ", …"
+	}
+	return strings.Join(names, ", ")
 }

@@ -171,7 +171,7 @@ func (s *hostService) DeleteHost(ctx context.Context, r *pb.DeleteHostRequest) (
 		}
 		if machines := s.protectedOn(n); len(machines) > 0 {
 			return newError(pb.ErrorReason_ERROR_REASON_HOST_IN_USE,
-				"host %q still has %d protected machines (%s, …); stop their protection first", n, len(machines), machines[0]).
+				"host %q still has %s (%s); stop their protection first", n, plural(uint64(len(machines)), "protected machine"), few(machines)).
 				with("name", n.String()).with("machines", strings.Join(machines[:min(10, len(machines))], ","))
 		}
 		return tx.DeleteHost(n.String())

@@ -213,7 +213,7 @@ func (s *policyService) DeletePolicy(ctx context.Context, r *pb.DeletePolicyRequ
 			names = append(names, it.Name)
 		}
 		return nil, newError(pb.ErrorReason_ERROR_REASON_POLICY_IN_USE,
-			"policy %q still serves %d protected items (%s, …); give them another policy first", n, len(items), names[0]).
+			"policy %q still serves %s (%s); give them another policy first", n, plural(uint64(len(items)), "protected item"), few(names)).
 			with("name", n.String()).with("count", fmt.Sprint(len(items))).with("protected_items", strings.Join(names, ","))
 	}
 	if err := v.Store.Apply(ctx, blockstore.Mutation{Key: policyPrefix + n.Policy, Delete: true}); err != nil {

@@ -138,6 +138,19 @@ func (s *Server) startReclaim(v *Vault, dry, auto bool, also func(*catalog.Tx, *
 	return j, nil
 }
 
+// endReclaim cancels a job and waits for its end, if it is a RECLAIM: what is about
+// to go as a whole need not be reclaimed. It says whether it has ended.
+func (s *Server) endReclaim(ctx context.Context, name string) bool {
+	j, err := s.jobs.Get(name)
+	if err != nil || j.Operation != pb.JobOperation_JOB_OPERATION_RECLAIM {
+		return errors.Is(err, job.ErrNotFound)
+	}
+	if _, err := s.jobs.Cancel(name); err != nil && !errors.As(err, new(*job.StateError)) {
+		return false
+	}
+	return s.jobs.Await(ctx, name) == nil
+}
+
 // reclaimVault is the job.
 func (s *Server) reclaimVault(run *job.Run, v *Vault, dry bool) error {
 	clean := cleanNow(v.Store)
@@ -234,13 +247,6 @@ func reclaimOutcome(r blockstore.ReclaimReport, dry bool) string {
 		fmt.Fprintf(&b, "; %s could not be written anew, the server's log says why: the next reclaim tries again", plural(uint64(r.TablesFailed), "table"))
 	}
 	return b.String()
-}
-
-func plural(n uint64, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return humanize.Comma(int64(n)) + " " + what
 }
 
 // reclaimDamage says that it is not known what is needed.

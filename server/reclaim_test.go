@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,6 +15,7 @@ import (
 
 	"cairn/blockstore"
 	pb "cairn/proto/cairn/v1"
+	"cairn/server/job"
 )
 
 // reclaim starts a reclaim and gives the job as it ends.
@@ -296,5 +299,21 @@ func TestReclaimCancelled(t *testing.T) {
 	}
 	if j := w.reclaim(false); j.State != pb.JobState_JOB_STATE_COMPLETED || j.Stats.GarbageBlocks < 100 {
 		t.Errorf("the next one: %v", j)
+	}
+}
+
+// An empty vault can be deleted while it is reclaimed: that ends with it.
+func TestDeleteVaultThatIsReclaimed(t *testing.T) {
+	w := newWorld(t, inMemory())
+	w.createVault("v1", nil)
+	ended := make(chan error, 1)
+	must[*pb.Job](t)(w.s.jobs.Start(job.Spec{Vault: vault, Operation: pb.JobOperation_JOB_OPERATION_RECLAIM}, func(r *job.Run) error {
+		<-r.Context().Done()
+		ended <- context.Cause(r.Context())
+		return r.Context().Err()
+	}))
+	must[*pb.DeleteVaultResponse](t)(w.vaults.DeleteVault(w.ctx, &pb.DeleteVaultRequest{Name: vault}))
+	if err := <-ended; !errors.Is(err, job.ErrCancelled) {
+		t.Errorf("the reclaim ended with %v", err)
 	}
 }

@@ -265,7 +265,7 @@ func short(v fmt.Stringer) string {
 }
 
 // DeleteVault removes a vault that protects nothing.
-func (s *vaultService) DeleteVault(_ context.Context, r *pb.DeleteVaultRequest) (*pb.DeleteVaultResponse, error) {
+func (s *vaultService) DeleteVault(ctx context.Context, r *pb.DeleteVaultRequest) (*pb.DeleteVaultResponse, error) {
 	var f fields
 	n := f.vault("name", r.Name)
 	f.text("etag", r.Etag, 64)
@@ -277,16 +277,21 @@ func (s *vaultService) DeleteVault(_ context.Context, r *pb.DeleteVaultRequest) 
 		return nil, err
 	}
 	release()
-	err = s.vaults.remove(v, func() error {
-		if e := v.whyBroken(); e != nil {
-			return e
-		}
-		if err := checkEtag(r.Name, r.Etag, v.stored()); err != nil {
-			return err
-		}
-		return errNotEmpty(v)
-	})
 	var busy *job.StateError
+	for {
+		err = s.vaults.remove(v, func() error {
+			if e := v.whyBroken(); e != nil {
+				return e
+			}
+			if err := checkEtag(r.Name, r.Etag, v.stored()); err != nil {
+				return err
+			}
+			return errNotEmpty(v)
+		})
+		if !errors.As(err, &busy) || !s.endReclaim(ctx, busy.Job) {
+			break
+		}
+	}
 	if errors.As(err, &busy) {
 		return nil, newError(pb.ErrorReason_ERROR_REASON_VAULT_NOT_EMPTY,
 			"vault %q has a job that is under way: %s; wait for its end, or cancel it", v.Name, busy.Job).
@@ -328,7 +333,7 @@ func errNotEmpty(v *Vault) error {
 		todo = "it can be deleted when they are gone, after " + last.UTC().Format(time.RFC3339)
 	}
 	return newError(pb.ErrorReason_ERROR_REASON_VAULT_NOT_EMPTY,
-		"vault %q still holds %d protected items (%s); %s", v.Name, len(items), strings.Join(states, "; "), todo).
+		"vault %q still holds %s (%s); %s", v.Name, plural(uint64(len(items)), "protected item"), strings.Join(states, "; "), todo).
 		with("name", v.Name.String()).with("count", fmt.Sprint(len(items))).with("protected_items", strings.Join(names, ","))
 }
 

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -30,6 +31,22 @@ func (m *Manager) Get(name string) (*pb.Job, error) {
 	}
 	j.Actions = actions(j)
 	return j, nil
+}
+
+// Await returns when a job has ended, or is not there, or with ctx.
+func (m *Manager) Await(ctx context.Context, name string) error {
+	m.mu.Lock()
+	e := m.active[name]
+	m.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	select {
+	case <-e.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Restore gives what a RESTORE job is, or was, to do. It is the caller's own.
