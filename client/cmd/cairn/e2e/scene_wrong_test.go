@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"cairn/client"
 	cairnv1 "cairn/proto/cairn/v1"
@@ -164,8 +166,10 @@ func (w *world) codes() {
 			return err
 		}, codes.NotFound, cairnv1.ErrorReason_ERROR_REASON_RECOVERY_POINT_NOT_FOUND},
 		{"later version's call", func() error {
-			_, err := c.Vaults.ReclaimVault(ctx, &cairnv1.ReclaimVaultRequest{Name: sub + "/vaults/main"})
-			return err
+			conn, err := grpc.NewClient(w.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+			w.must(err)
+			defer conn.Close()
+			return conn.Invoke(ctx, "/cairn.v1.VaultService/PaintVault", &cairnv1.GetVaultRequest{}, new(cairnv1.GetVaultResponse))
 		}, codes.Unimplemented, cairnv1.ErrorReason_ERROR_REASON_NOT_IMPLEMENTED},
 	}
 	for _, x := range calls {
