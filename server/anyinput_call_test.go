@@ -49,7 +49,7 @@ func (rawCodec) Name() string                         { return "proto" }
 // call makes any call with any bytes, and gives its error. A stream gets the
 // message once, and is read to its end.
 func (w *world) call(m protoreflect.MethodDescriptor, body []byte) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	method := "/" + string(m.Parent().FullName()) + "/" + string(m.Name())
 	codec := grpc.ForceCodecV2(rawCodec{})

@@ -62,7 +62,7 @@ func newWorld(t *testing.T, opts Options) *world {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	w := &world{t: t, opts: opts, ctx: ctx}
 	w.start()
 	t.Cleanup(func() { w.stop(); cancel() })
