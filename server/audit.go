@@ -121,9 +121,7 @@ func (s *Server) auditSelf(method, resource, message string) {
 	}
 }
 
-// choreAudit removes audit records that were kept long enough.
-const choreAudit = "audit"
-
+// sweepAudit is the chore that removes audit records that were kept long enough.
 func (s *Server) sweepAudit(ctx context.Context, now time.Time) (time.Time, error) {
 	const most = 1000 // in one transaction, for which all others wait
 	for n := most; n == most; {

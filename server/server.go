@@ -117,6 +117,7 @@ type Server struct {
 	notifier *notify.Notifier
 	metrics  *metrics.Metrics
 	chores   map[string]*chore
+	inOrder  []*chore            // the same
 	pruned   map[ItemName]pruned // what choreRetention knows
 
 	reclaiming atomic.Bool // a reclaim runs that the server started by itself
@@ -155,7 +156,7 @@ func Open(opts Options) (*Server, error) {
 	}
 	s.tasks.Go(func() { s.vaults.mend(s.ctx, s.opts.Mend) })
 	if !opts.Unattended {
-		for _, c := range s.chores {
+		for _, c := range s.inOrder {
 			s.tasks.Go(func() { s.tend(c) })
 		}
 	}

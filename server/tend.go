@@ -8,34 +8,20 @@ import (
 
 // chore is something that the server does of itself: start what schedules want,
 // remove what has expired, and so on. do does all that is due at now and says
-// when it wants to be asked again at the latest; zero is as good as in an hour. It
-// is also asked whenever somebody pokes it. It never waits for a job.
+// when it wants to be asked again; zero is as good as in a minute. It is also asked
+// whenever somebody pokes it. It never waits for a job.
 type chore struct {
 	name string
 	do   func(ctx context.Context, now time.Time) (next time.Time, err error)
+	lazy bool // it only tidies up: it is not asked before its time
 	kick chan struct{}
 	busy sync.Mutex // held while do runs
 }
 
-// tendEvery is how long a chore sleeps at most: clocks are set, and machines
-// sleep, without a timer's noticing.
+// tendEvery is how long a chore that is not lazy sleeps at most: clocks are set, and
+// machines sleep, without a timer's noticing.
 const tendEvery = time.Minute
 
-func (s *Server) makeChores() {
-	for name, do := range map[string]func(context.Context, time.Time) (time.Time, error){
-		choreSchedule:  s.runSchedules,
-		choreRetention: s.pruneExpired,
-		choreDeleted:   s.purgeDeleted,
-		choreReclaim:   s.reclaimDue,
-		choreUsage:     s.recordUsage,
-		choreRequests:  s.sweepVaultRequests,
-		choreAudit:     s.sweepAudit,
-	} {
-		s.chores[name] = &chore{name: name, do: do, kick: make(chan struct{}, 1)}
-	}
-}
-
-// The chores, in the order in which Tend does them.
 const (
 	choreSchedule  = "schedule"
 	choreRetention = "retention"
@@ -43,7 +29,25 @@ const (
 	choreReclaim   = "reclaim"
 	choreUsage     = "usage"
 	choreRequests  = "requests"
+	choreAudit     = "audit"
 )
+
+// makeChores makes the chores, in the order in which Tend does them.
+func (s *Server) makeChores() {
+	s.inOrder = []*chore{
+		{name: choreSchedule, do: s.runSchedules},
+		{name: choreRetention, do: s.pruneExpired},
+		{name: choreDeleted, do: s.purgeDeleted},
+		{name: choreReclaim, do: s.reclaimDue},
+		{name: choreUsage, do: s.recordUsage},
+		{name: choreRequests, do: s.sweepVaultRequests, lazy: true},
+		{name: choreAudit, do: s.sweepAudit, lazy: true},
+	}
+	for _, c := range s.inOrder {
+		c.kick = make(chan struct{}, 1)
+		s.chores[c.name] = c
+	}
+}
 
 // poke lets a chore look at once whether something is due.
 func (s *Server) poke(name string) {
@@ -66,7 +70,9 @@ func (s *Server) tend(c *chore) {
 		}
 		wait := tendEvery
 		if next := s.do(s.ctx, c); !next.IsZero() {
-			wait = min(tendEvery, max(0, next.Sub(s.opts.Now())))
+			if wait = max(0, next.Sub(s.opts.Now())); !c.lazy {
+				wait = min(tendEvery, wait)
+			}
 		}
 		timer.Reset(wait)
 	}
@@ -92,7 +98,7 @@ func (s *Server) do(ctx context.Context, c *chore) (next time.Time) {
 // that is Options.Unattended.
 func (s *Server) Tend(ctx context.Context) {
 	s.jobs.Look()
-	for _, name := range []string{choreSchedule, choreRetention, choreDeleted, choreReclaim, choreUsage, choreRequests, choreAudit} {
-		s.do(ctx, s.chores[name])
+	for _, c := range s.inOrder {
+		s.do(ctx, c)
 	}
 }

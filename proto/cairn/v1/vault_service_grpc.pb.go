@@ -47,7 +47,8 @@ type VaultServiceClient interface {
 	// while nothing is protected, redundancy.
 	UpdateVault(ctx context.Context, in *UpdateVaultRequest, opts ...grpc.CallOption) (*UpdateVaultResponse, error)
 	// DeleteVault removes a vault and its storage. Refused with VAULT_NOT_EMPTY
-	// while it holds any protected item, also a soft-deleted one.
+	// while it holds any protected item, also a soft-deleted one, or has a job under
+	// way. A reclaim is cancelled.
 	DeleteVault(ctx context.Context, in *DeleteVaultRequest, opts ...grpc.CallOption) (*DeleteVaultResponse, error)
 	// GetVaultUsage tells what the vault's storage takes and what is billed.
 	GetVaultUsage(ctx context.Context, in *GetVaultUsageRequest, opts ...grpc.CallOption) (*GetVaultUsageResponse, error)
@@ -176,7 +177,8 @@ type VaultServiceServer interface {
 	// while nothing is protected, redundancy.
 	UpdateVault(context.Context, *UpdateVaultRequest) (*UpdateVaultResponse, error)
 	// DeleteVault removes a vault and its storage. Refused with VAULT_NOT_EMPTY
-	// while it holds any protected item, also a soft-deleted one.
+	// while it holds any protected item, also a soft-deleted one, or has a job under
+	// way. A reclaim is cancelled.
 	DeleteVault(context.Context, *DeleteVaultRequest) (*DeleteVaultResponse, error)
 	// GetVaultUsage tells what the vault's storage takes and what is billed.
 	GetVaultUsage(context.Context, *GetVaultUsageRequest) (*GetVaultUsageResponse, error)
