@@ -2,12 +2,10 @@ package ext4_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -37,31 +35,18 @@ var seedImages = []struct{ name, args string }{
 	{"checksums", "-t ext4 -b 4096 -O ^has_journal,^resize_inode,quota,project"},
 }
 
-// seedImage reads one of the images.
-func seedImage(t testing.TB, i int) []byte {
-	t.Helper()
-	f, err := os.Open(filepath.Join("testdata", seedImages[i].name+".img.gz"))
-	must(t, err)
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	must(t, err)
-	b, err := io.ReadAll(z)
-	must(t, err)
-	return b
-}
-
 // TestSeeds: the undamaged seeds have no errors. With -make-seeds it makes them.
 func TestSeeds(t *testing.T) {
 	for i, seed := range seedImages {
 		if *makeSeeds {
 			writeSeed(t, seed.name, seed.args)
 		}
-		b := seedImage(t, i)
+		b := fstest.SeedImage(t, seedImages[i].name)
 		fs, err := ext4.Open(bytes.NewReader(b), int64(len(b)))
 		must(t, err)
-		s := take(fs, true)
-		if len(s.errs) > 0 || len(s.digests) < 50 {
-			t.Errorf("%s: %d paths, errors %v", seed.name, len(s.digests), s.errs)
+		s := fstest.TakeSnapshot(fs, true)
+		if len(s.Errs) > 0 || len(s.Digests) < 50 {
+			t.Errorf("%s: %d paths, errors %v", seed.name, len(s.Digests), s.Errs)
 		}
 		if w := strings.Join(fs.Info().Warnings, " "); strings.Contains(w, "replayed") != (seed.name == "dirty") ||
 			strings.Contains(w, "still open") != (seed.name == "dirty") {
@@ -128,14 +113,7 @@ func writeSeed(t *testing.T, name, args string) {
 	}
 	b, err := os.ReadFile(image)
 	must(t, err)
-	must(t, os.MkdirAll("testdata", 0o755))
-	var out bytes.Buffer
-	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
-	must(t, err)
-	_, err = z.Write(b)
-	must(t, err)
-	must(t, z.Close())
-	must(t, os.WriteFile(filepath.Join("testdata", name+".img.gz"), out.Bytes(), 0o644))
+	fstest.WriteSeedImage(t, name, b)
 }
 
 // TestDamage is the fuzzer's quick and blind sister: random bytes where the
@@ -145,12 +123,12 @@ func TestDamage(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	for i := range seedImages {
-		b := seedImage(t, i)
-		rec := &recorder{r: bytes.NewReader(b), read: map[int64]int{}}
+		b := fstest.SeedImage(t, seedImages[i].name)
+		rec := fstest.NewRecorder(bytes.NewReader(b))
 		fs, err := ext4.Open(rec, int64(len(b)))
 		must(t, err)
-		take(fs, false)
-		metadata := rec.offsets()
+		fstest.TakeSnapshot(fs, false)
+		metadata := rec.Offsets()
 		for range *damages {
 			sound := bytes.Clone(b)
 			for range 1 + random.IntN(12) {
@@ -193,7 +171,7 @@ func damage(b, patches []byte) {
 func FuzzOpen(f *testing.F) {
 	var images [][]byte
 	for i := range seedImages {
-		b := seedImage(f, i)
+		b := fstest.SeedImage(f, seedImages[i].name)
 		images = append(images, b)
 		f.Add(uint8(i), []byte{})
 		// Patches in fields of the superblock, and in the first blocks

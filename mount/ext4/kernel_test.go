@@ -132,15 +132,15 @@ func TestKernel(t *testing.T) {
 			dir, unmount := fstest.Mount(t, image, "ext4", false, c.options)
 			has := func(feature string) bool { return strings.Contains(c.args, feature) }
 			extents := has("ext4") && !has("^extents")
-			p := &tree{TB: t, root: dir, block: c.block, big: !c.small,
-				rand:     rand.NewChaCha8([32]byte{1}),
-				prealloc: extents, maxFile: extents && !has("^huge_file"),
+			p := &fstest.Tree{TB: t, Root: dir, Block: c.block, Big: !c.small,
+				Rand:     rand.NewChaCha8([32]byte{1}),
+				Prealloc: extents, MaxFile: extents && !has("^huge_file"),
 			}
-			p.xattrMax = int(c.block) - 200
+			p.XattrMax = int(c.block) - 200
 			if has("ea_inode") {
-				p.xattrMax = 65536
+				p.XattrMax = 65536
 			}
-			p.fill()
+			p.Fill()
 			unmount()
 
 			fs := openImage(t, image)

@@ -15,8 +15,8 @@ import (
 func TestMke2fs(t *testing.T) {
 	source := mke2fs(t, 48<<20, "-t", "ext4", "-b", "1024", "-N", "4000", "-O", "ea_inode")
 	dir, _ := fstest.Mount(t, source, "ext4", false, "")
-	p := &tree{TB: t, root: dir, block: 1024, rand: rand.NewChaCha8([32]byte{2}), xattrMax: 800}
-	p.fill()
+	p := &fstest.Tree{TB: t, Root: dir, Block: 1024, Rand: rand.NewChaCha8([32]byte{2}), XattrMax: 800}
+	p.Fill()
 
 	configs := []string{
 		"-t ext4 -O casefold,inline_data -E encoding=utf8",

@@ -17,8 +17,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"cairn/mount/filesys/fstest"
 )
 
@@ -83,28 +81,12 @@ func Make(t testing.TB, c Config, rng *rand.Rand) string {
 // half done, as after a power cut.
 func Live(t testing.TB, c Config, copies int, rng *rand.Rand) (images []string) {
 	t.Helper()
-	// The image is a file on a file system of its own, and that one is frozen
-	// while the image is copied.
-	host := filepath.Join(t.TempDir(), "host.img")
-	if err := os.WriteFile(host, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(host, int64(c.SizeMiB+16)<<20); err != nil {
-		t.Fatal(err)
-	}
-	fstest.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", host)
-	hostDir, unmountHost := fstest.Mount(t, host, "ext4", false, "")
-	defer unmountHost()
-	image := filepath.Join(hostDir, "guest.img")
+	host := fstest.NewHost(t, int64(c.SizeMiB)<<20)
+	image := filepath.Join(host.Dir, "guest.img")
 	fstest.Run(t, "cp", c.image(t, rng), image)
 	dir, unmount := fstest.Mount(t, image, c.Type, false, c.options("commit=1"))
 	defer unmount()
 
-	hostFile, err := os.Open(hostDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer hostFile.Close()
 	due := make(chan bool)
 	done := make(chan error)
 	w := &workload{dir: dir, rng: rng, each: func(step int) {
@@ -120,7 +102,7 @@ func Live(t testing.TB, c Config, copies int, rng *rand.Rand) (images []string) 
 	for {
 		select {
 		case <-due:
-			images = append(images, frozenCopy(t, hostFile, image))
+			images = append(images, host.Copy(t, image))
 		case err := <-done:
 			if err != nil {
 				t.Fatal(err)
@@ -128,21 +110,6 @@ func Live(t testing.TB, c Config, copies int, rng *rand.Rand) (images []string) 
 			return images
 		}
 	}
-}
-
-// frozenCopy copies image while the file system that it is on does not change.
-func frozenCopy(t testing.TB, host *os.File, image string) string {
-	t.Helper()
-	const freeze, thaw = 0xC0045877, 0xC0045878 // FIFREEZE and FITHAW
-	if err := unix.IoctlSetInt(int(host.Fd()), freeze, 0); err != nil {
-		t.Fatalf("freeze: %v", err)
-	}
-	defer func() {
-		if err := unix.IoctlSetInt(int(host.Fd()), thaw, 0); err != nil {
-			t.Errorf("thaw: %v", err)
-		}
-	}()
-	return fstest.Copy(t, image)
 }
 
 // image makes the guest's disk.
