@@ -34,7 +34,7 @@ func benchFS(b *testing.B, args string) *ext4.FS {
 	unmount()
 	content, err := os.ReadFile(image)
 	must(b, err)
-	fs, err := ext4.Open(bytes.NewReader(content), int64(len(content)))
+	fs, err := ext4.Open(bytes.NewReader(content), int64(len(content)), filesys.Options{})
 	must(b, err)
 	return fs
 }
@@ -109,7 +109,7 @@ func BenchmarkOpen(b *testing.B) {
 	content, err := os.ReadFile(image)
 	must(b, err)
 	for b.Loop() {
-		if _, err := ext4.Open(bytes.NewReader(content), int64(len(content))); err != nil {
+		if _, err := ext4.Open(bytes.NewReader(content), int64(len(content)), filesys.Options{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,6 +1,8 @@
 package ext4_test
 
 import (
+	"bytes"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	"cairn/mount/ext4"
+	"cairn/mount/filesys"
 	"cairn/mount/filesys/fstest"
 	"cairn/mount/jbd2/dirtytest"
 )
@@ -52,7 +55,7 @@ func compareDirty(t *testing.T, c dirtytest.Config, image string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	fs, err := ext4.Open(f, int64(c.SizeMiB)<<20)
+	fs, err := ext4.Open(f, int64(c.SizeMiB)<<20, filesys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,4 +70,22 @@ func compareDirty(t *testing.T, c dirtytest.Config, image string) {
 	finished := strings.Contains(warnings, "being truncated") && !strings.Contains(warnings, " 0 were being truncated")
 	fstest.Compare(t, fs, kernel, fstest.Ignore{Times: finished})
 	fstest.CompareStatfs(t, fs, kernel)
+}
+
+// TestIgnoreLog: the volume opens without its log, whatever that holds, and says
+// so; with it, a damaged log is an error that names the way out.
+func TestIgnoreLog(t *testing.T) {
+	b := fstest.SeedImage(t, "dirty")
+	size := int64(len(b))
+	fs := must1(ext4.Open(bytes.NewReader(b), size, filesys.Options{IgnoreLog: true}))
+	if w := strings.Join(fs.Info().Warnings, "\n"); !strings.Contains(w, "journal is ignored") {
+		t.Errorf("warnings: %q", w)
+	}
+	magic := []byte{0xC0, 0x3B, 0x39, 0x98}
+	first := bytes.Index(b, magic)
+	b[first+12] ^= 0xff // the journal's own block size
+	if _, err := ext4.Open(bytes.NewReader(b), size, filesys.Options{}); !errors.Is(err, filesys.ErrCorrupt) || !strings.Contains(err.Error(), "--ignore-log") {
+		t.Errorf("a damaged journal: %v", err)
+	}
+	must1(ext4.Open(bytes.NewReader(b), size, filesys.Options{IgnoreLog: true}))
 }

@@ -1,7 +1,7 @@
 // Package ext4 reads ext2, ext3 and ext4 volumes: it implements filesys.FS over
 // an io.ReaderAt and never writes.
 //
-//	fsys, err := ext4.Open(volume, size)
+//	fsys, err := ext4.Open(volume, size, filesys.Options{})
 //	ino, err := fsys.Lookup(fsys.Root(), "etc")
 //
 // # How a volume is laid out

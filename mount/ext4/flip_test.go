@@ -38,6 +38,6 @@ func TestFlippedBits(t *testing.T) {
 		unmount()
 		b, err := os.ReadFile(image)
 		must(t, err)
-		fstest.FlipBits(t, b, func(r io.ReaderAt, size int64) (filesys.FS, error) { return ext4.Open(r, size) }, false, 40, seed)
+		fstest.FlipBits(t, b, func(r io.ReaderAt, size int64) (filesys.FS, error) { return ext4.Open(r, size, filesys.Options{}) }, false, 40, seed)
 	}
 }

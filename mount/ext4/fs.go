@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"cairn/mount/filesys"
+	"cairn/mount/jbd2"
 )
 
 // FS is an opened volume. It is immutable but for its cache, and safe for
@@ -29,26 +30,33 @@ var _ filesys.FS = (*FS)(nil)
 // unmount it, lays its journal over it. Errors wrap filesys.ErrWrongType when
 // there is no ext2/3/4 superblock, ErrUnsupported with the name of every
 // feature that would have to be known, ErrCorrupt when the superblock, the
-// journal or the root directory cannot be used, or what r returned.
+// journal or the root directory cannot be used, or what r returned. With
+// o.IgnoreLog a journal that has to be replayed is left alone.
 //
 // r must stay usable for as long as the FS is used.
-func Open(r io.ReaderAt, size int64) (*FS, error) {
-	f, err := open(r, size)
+func Open(r io.ReaderAt, size int64, o filesys.Options) (*FS, error) {
+	f, err := open(r, size, o)
 	if err != nil {
 		return nil, fmt.Errorf("open ext file system: %w", err)
 	}
 	return f, nil
 }
 
-func open(r io.ReaderAt, size int64) (*FS, error) {
+func open(r io.ReaderAt, size int64, o filesys.Options) (*FS, error) {
 	sb, warnings, err := anySuper(r, size)
 	if err != nil {
 		return nil, err
 	}
 	f := newFS(r, sb)
-	log, err := f.loadJournal()
-	if err != nil {
-		return nil, err
+	var log *jbd2.Log
+	switch {
+	case !o.IgnoreLog:
+		if log, err = f.loadJournal(); err != nil {
+			return nil, fmt.Errorf("%w (--ignore-log opens it without its journal, as of an earlier moment)", err)
+		}
+	case sb.incompat&incompatRecover != 0:
+		warnings = append(warnings, "The file system was not unmounted and its journal is ignored: what the journal "+
+			"holds is missing, and files may contradict each other.")
 	}
 	if log != nil {
 		// The superblock and the descriptors may be among the log's blocks.

@@ -42,7 +42,7 @@ func TestSeeds(t *testing.T) {
 			writeSeed(t, seed.name, seed.args)
 		}
 		b := fstest.SeedImage(t, seedImages[i].name)
-		fs, err := ext4.Open(bytes.NewReader(b), int64(len(b)))
+		fs, err := ext4.Open(bytes.NewReader(b), int64(len(b)), filesys.Options{})
 		must(t, err)
 		s := fstest.TakeSnapshot(fs, true)
 		if len(s.Errs) > 0 || len(s.Digests) < 50 {
@@ -125,7 +125,7 @@ func TestDamage(t *testing.T) {
 	for i := range seedImages {
 		b := fstest.SeedImage(t, seedImages[i].name)
 		rec := fstest.NewRecorder(bytes.NewReader(b))
-		fs, err := ext4.Open(rec, int64(len(b)))
+		fs, err := ext4.Open(rec, int64(len(b)), filesys.Options{})
 		must(t, err)
 		fstest.TakeSnapshot(fs, false)
 		metadata := rec.Offsets()
@@ -146,7 +146,7 @@ func TestDamage(t *testing.T) {
 					copy(b[off&^3:], b[from:from+n])
 				}
 			}
-			if fs, err := ext4.Open(bytes.NewReader(b), int64(len(b))); err == nil {
+			if fs, err := ext4.Open(bytes.NewReader(b), int64(len(b)), filesys.Options{}); err == nil {
 				fstest.Exercise(t, fs, 2000)
 			}
 			copy(b, sound)
@@ -191,7 +191,7 @@ func FuzzOpen(f *testing.F) {
 		b := bytes.Clone(images[int(image)%len(images)])
 		damage(b, patches)
 		r := &countingReader{r: bytes.NewReader(b)}
-		fs, err := ext4.Open(r, int64(len(b)))
+		fs, err := ext4.Open(r, int64(len(b)), filesys.Options{})
 		if err != nil {
 			for _, sentinel := range []error{filesys.ErrWrongType, filesys.ErrUnsupported, filesys.ErrCorrupt} {
 				if errors.Is(err, sentinel) {

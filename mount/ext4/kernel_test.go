@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cairn/mount/ext4"
+	"cairn/mount/filesys"
 	"cairn/mount/filesys/fstest"
 )
 
@@ -22,7 +23,7 @@ func openImage(t testing.TB, image string) *ext4.FS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fs, err := ext4.Open(f, st.Size())
+	fs, err := ext4.Open(f, st.Size(), filesys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

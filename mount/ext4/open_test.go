@@ -87,7 +87,7 @@ func TestOpenErrors(t *testing.T) {
 			if c.cut != 0 {
 				b = b[:max(0, c.cut)]
 			}
-			_, err := ext4.Open(bytes.NewReader(b), int64(len(b)))
+			_, err := ext4.Open(bytes.NewReader(b), int64(len(b)), filesys.Options{})
 			if !errors.Is(err, c.err) || !strings.Contains(fmt.Sprint(err), c.match) {
 				t.Errorf("error %v, want %v with %q", err, c.err, c.match)
 			}
@@ -100,7 +100,7 @@ func TestOpenErrors(t *testing.T) {
 func TestUnknownReadOnlyFeature(t *testing.T) {
 	b := imageBytes(t, 2048, "-t ext4 -b 1024 -O ^metadata_csum -N 64")
 	or32(0x64, 0x40004000)(b)
-	fs, err := ext4.Open(bytes.NewReader(b), int64(len(b)))
+	fs, err := ext4.Open(bytes.NewReader(b), int64(len(b)), filesys.Options{})
 	must(t, err)
 	if w := strings.Join(fs.Info().Warnings, " "); !strings.Contains(w, "shared_blocks, FEATURE_R30") {
 		t.Errorf("warnings: %s", w)
@@ -124,13 +124,13 @@ func TestBackupSuperblock(t *testing.T) {
 		if strings.Contains(args, "-g 2048") {
 			// The backup is not where groups of the usual size have it.
 			put32(0x20, 0)(b)
-			if _, err := ext4.Open(bytes.NewReader(b), int64(len(b))); !errors.Is(err, filesys.ErrCorrupt) {
+			if _, err := ext4.Open(bytes.NewReader(b), int64(len(b)), filesys.Options{}); !errors.Is(err, filesys.ErrCorrupt) {
 				t.Errorf("%s: %v", args, err)
 			}
 			continue
 		}
 		put32(0x20, 0)(b) // blocks per group
-		fs, err := ext4.Open(bytes.NewReader(b), int64(len(b)))
+		fs, err := ext4.Open(bytes.NewReader(b), int64(len(b)), filesys.Options{})
 		if err != nil {
 			t.Fatalf("%s: %v", args, err)
 		}
@@ -141,7 +141,7 @@ func TestBackupSuperblock(t *testing.T) {
 			t.Errorf("%s: warnings: %s", args, w)
 		}
 		put32(0x38, 0)(b) // the magic number
-		if _, err := ext4.Open(bytes.NewReader(b), int64(len(b))); !errors.Is(err, filesys.ErrWrongType) {
+		if _, err := ext4.Open(bytes.NewReader(b), int64(len(b)), filesys.Options{}); !errors.Is(err, filesys.ErrWrongType) {
 			t.Errorf("%s: %v", args, err)
 		}
 	}
@@ -152,7 +152,7 @@ func TestInfo(t *testing.T) {
 	b := imageBytes(t, 2048, "-t ext4 -b 1024 -N 64 -L a-label -U 01234567-89ab-cdef-0123-456789abcdef")
 	or32(0x3A, 0x2)(b)
 	seal(b)
-	fs, err := ext4.Open(bytes.NewReader(b), int64(len(b)))
+	fs, err := ext4.Open(bytes.NewReader(b), int64(len(b)), filesys.Options{})
 	must(t, err)
 	info := fs.Info()
 	if info.Label != "a-label" || info.UUID != "01234567-89ab-cdef-0123-456789abcdef" || info.Type != "ext4" ||

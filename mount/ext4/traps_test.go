@@ -349,7 +349,7 @@ func TestTrapDirectoryOf20000(t *testing.T) {
 	b, err := os.ReadFile(image)
 	must(t, err)
 	r := &countingReader{r: bytes.NewReader(b)}
-	fs, err := ext4.Open(r, int64(len(b)))
+	fs, err := ext4.Open(r, int64(len(b)), filesys.Options{})
 	must(t, err)
 	d := walk(t, fs, "d")
 	r.n.Store(0)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cairn/mount/ext4"
+	"cairn/mount/filesys"
 	"cairn/mount/filesys/fstest"
 	"cairn/mount/jbd2/dirtytest"
 	"cairn/mount/mounttest"
@@ -85,7 +86,7 @@ func (w *world) notes(image string) string {
 	defer f.Close()
 	st, err := f.Stat()
 	w.must(err)
-	fsys, err := ext4.Open(f, st.Size())
+	fsys, err := ext4.Open(f, st.Size(), filesys.Options{})
 	w.must(err)
 	return strings.Join(fsys.Info().Warnings, "\n")
 }
