@@ -49,7 +49,7 @@ func (t *Tree) pointDir(b base, p Point) *dir {
 	for _, d := range p.Disks {
 		d.Name = unique(names, fileName(d.Name, "disk"))
 		disks = append(disks, child{d.Name + ".raw", &raw{t.newBase(fileMode, p.Time), d}})
-		vols.disks = append(vols.disks, &diskVolumes{disk: d})
+		vols.disks = append(vols.disks, d)
 	}
 	json := &text{base: t.newBase(fileMode, p.Time)}
 	json.render = func(ctx context.Context) ([]byte, error) { return pointJSON(ctx, p.JSON, vols) }

@@ -21,49 +21,64 @@ type layout struct {
 }
 
 type layoutVolume struct {
-	Name    string      `json:"name"`
-	Path    string      `json:"path,omitempty"` // set when its files should be readable
-	Start   int64       `json:"start"`
-	Length  int64       `json:"length"`
-	Type    string      `json:"type,omitempty"`
-	Label   string      `json:"partitionLabel,omitempty"`
-	UUID    string      `json:"partitionUuid,omitempty"`
-	Content volume.Kind `json:"content"`
-	FSLabel string      `json:"label,omitempty"`
-	FSUUID  string      `json:"uuid,omitempty"`
-	Problem string      `json:"problem,omitempty"`
+	Name     string      `json:"name"`
+	Path     string      `json:"path,omitempty"` // set when its files should be readable
+	Made     volume.Made `json:"made,omitempty"` // by what, when it is no partition
+	Of       []string    `json:"of,omitempty"`   // the volumes that it is made of
+	Into     []string    `json:"into,omitempty"` // the volumes that are made of it
+	Start    int64       `json:"start"`
+	Length   int64       `json:"length"`
+	Type     string      `json:"type,omitempty"`
+	Label    string      `json:"partitionLabel,omitempty"`
+	UUID     string      `json:"partitionUuid,omitempty"`
+	Content  volume.Kind `json:"content"`
+	FSLabel  string      `json:"label,omitempty"`
+	FSUUID   string      `json:"uuid,omitempty"`
+	Problem  string      `json:"problem,omitempty"`
+	Warnings []string    `json:"warnings,omitempty"`
 	// Unreadable is the reason why there is no directory for the volume.
 	Unreadable string `json:"unreadable,omitempty"`
 }
 
-// pointJSON is the caller's JSON object with the layout of the disks added. It
-// reads the partition tables, not the file systems: a volume that turns out to
-// be damaged shows that in volumes/ only.
-func pointJSON(ctx context.Context, point []byte, d *volumesDir) ([]byte, error) {
-	vols := d.list(ctx)
+// pointJSON is the caller's JSON object with two members added: "layout", the
+// disks with their partitions, and, when there are any, "assembled", what volume
+// managers, software raids and encryption make of those. It reads partition
+// tables and the metadata of those, not the file systems: a volume that turns
+// out to be damaged shows that in volumes/ only.
+func pointJSON(_ context.Context, point []byte, d *volumesDir) ([]byte, error) {
+	found := d.list()
 	disks := make([]layout, 0, len(d.disks))
-	for _, dv := range d.disks {
-		l := layout{Disk: dv.disk.Name, Size: dv.disk.size(), Volumes: []layoutVolume{}}
-		if dv.table.done.Load() {
-			t := dv.table.v.table
-			l.Scheme, l.SectorSize, l.UUID, l.Warnings = t.Scheme, t.SectorSize, t.UUID, t.Warnings
+	for _, t := range found.disks {
+		l := layout{Disk: t.Name, Size: t.Size, Scheme: t.Scheme, SectorSize: t.SectorSize, UUID: t.UUID, Warnings: t.Warnings,
+			Volumes: []layoutVolume{}}
+		if t.Err != nil {
+			l.Error = t.Err.Error()
 		}
-		for _, v := range vols {
-			switch {
-			case v.Disk != dv.disk.Name:
-			case v.scanErr != nil:
-				l.Error = v.scanErr.Error()
-			default:
+		for _, v := range found.volumes {
+			if v.Made == volume.Partition && v.Disk == t.Name && t.Err == nil {
 				l.Volumes = append(l.Volumes, v.layout())
 			}
 		}
 		disks = append(disks, l)
+	}
+	var assembled []layoutVolume
+	for _, v := range found.volumes {
+		if v.Made != volume.Partition {
+			assembled = append(assembled, v.layout())
+		}
 	}
 	out, err := json.Marshal(disks)
 	if err != nil {
 		return nil, err
 	}
 	out = addKey(point, "layout", out)
+	if assembled != nil {
+		more, err := json.Marshal(assembled)
+		if err != nil {
+			return nil, err
+		}
+		out = addKey(out, "assembled", more)
+	}
 	var pretty bytes.Buffer
 	if json.Indent(&pretty, out, "", "  ") == nil {
 		out = append(pretty.Bytes(), '\n')
@@ -77,15 +92,19 @@ func pointJSON(ctx context.Context, point []byte, d *volumesDir) ([]byte, error)
 func (v *Volume) layout() layoutVolume {
 	p := &v.Part
 	l := layoutVolume{
-		Name: v.Name, Start: p.Start, Length: p.Length, Type: p.TypeName, Label: p.Label, UUID: p.UUID,
-		Content: p.Content.Kind, FSLabel: p.Content.Label, FSUUID: p.Content.UUID, Problem: p.Problem,
+		Name: v.Name, Made: v.Made, Of: v.Of, Into: v.Into, Start: p.Start, Length: p.Length, Type: p.TypeName, Label: p.Label, UUID: p.UUID,
+		Content: p.Content.Kind, FSLabel: p.Content.Label, FSUUID: p.Content.UUID, Problem: p.Problem, Warnings: v.Warnings,
 	}
 	switch {
+	case v.Reason != "":
+		l.Unreadable = v.Reason
+	case v.Err != nil:
+		l.Unreadable = v.Err.Error()
 	case !p.Readable() || v.isEmpty():
-	case volume.CanRead(p.Content.Kind):
+	case v.CanRead():
 		l.Path = "volumes/" + v.Name
 	default:
-		l.Unreadable = p.Content.Kind.Title() + " is recognised but not readable yet"
+		l.Unreadable = p.Content.Kind.Title() + " is recognised but cannot be read"
 	}
 	return l
 }

@@ -11,8 +11,9 @@
 //	volumes/vdb/…               the files of a disk without partitions
 //	volumes/vda2.UNREADABLE.txt a volume that cannot be shown, and why
 //	volumes/vda5.SWAP.txt       one that holds no files, and what it is
+//	volumes/vg0-root/…          a logical volume, wherever it lies
 //
-// Every partition has exactly one entry in volumes/: a directory when its files
+// Every partition, and everything that is made of partitions, has exactly one entry in volumes/: a directory when its files
 // can be read, else a small text. So a listing never looks complete when it is
 // not, and a script that expects volumes/vda2/ fails instead of copying nothing.
 //
@@ -105,8 +106,11 @@ type Options struct {
 	// Log gets a line for each volume that was opened with a warning or could
 	// not be opened. Nil: no log.
 	Log *slog.Logger
-	// OpenFS opens a volume's file system; nil is volume.OpenFS. Tests put a
-	// reader of their own here.
+	// Volumes says how volumes are opened: keys of encrypted ones, what to do
+	// about logs that cannot be replayed.
+	Volumes volume.Options
+	// OpenFS opens a volume's file system; nil opens what it holds. Tests put
+	// a reader of their own here.
 	OpenFS func(r io.ReaderAt, size int64) (filesys.FS, error)
 }
 
@@ -127,9 +131,6 @@ type Tree struct {
 func newTree(opts Options) *Tree {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
-	}
-	if opts.OpenFS == nil {
-		opts.OpenFS = volume.OpenFS
 	}
 	return &Tree{opts: opts, uid: uint32(os.Getuid()), gid: uint32(os.Getgid())}
 }

@@ -2,9 +2,8 @@ package tree
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -22,20 +21,16 @@ const (
 	retryAfter = 2 * time.Second
 )
 
-// Volume is one volume of a point: a partition, or a disk without partitions.
+// Volume is one volume of a point: a partition, a disk without partitions, or
+// what a volume manager, a software raid or an encryption makes of those.
 type Volume struct {
-	Name string        // its directory in volumes/, as Linux names it: "vda1"
-	Disk string        // the disk's name: "vda"
-	Part volume.Volume // its place in the partition table and what it holds
+	*volume.Entry
 
-	tree    *Tree
-	time    time.Time
-	scanErr error // the disk could not be scanned: this entry stands for all of it
-	reader  io.ReaderAt
-	size    int64
-	inodes  inodes
-	fs      lazy[opened]
-	note    lazy[*text]
+	tree   *Tree
+	time   time.Time
+	inodes inodes
+	fs     lazy[opened]
+	note   lazy[*text]
 }
 
 // opened is how opening a volume ended, once that is settled.
@@ -75,18 +70,21 @@ func (v *Volume) Info() filesys.Info {
 }
 
 func (v *Volume) open() (filesys.FS, error) {
-	switch {
-	case v.scanErr != nil:
-		return nil, v.scanErr
-	case !v.Part.Readable():
-		return nil, fmt.Errorf("%s: %w", v.Part.Problem, filesys.ErrInvalid)
+	if open := v.tree.opts.OpenFS; open != nil && v.Err == nil && v.Device != nil && v.Part.Readable() {
+		return open(v.Device, v.Device.Size())
 	}
-	return v.tree.opts.OpenFS(v.reader, v.size)
+	if !v.HoldsFiles() && v.Err == nil && v.Part.Readable() {
+		return nil, fmt.Errorf("it %s: %w", v.content(), filesys.ErrWrongType)
+	}
+	return v.Entry.Open(v.tree.opts.Volumes.Options)
 }
 
 // report logs how a volume was opened, once.
 func (v *Volume) report(o opened) {
 	log := v.tree.opts.Log.With("volume", v.Name)
+	for _, w := range v.Warnings {
+		log.Warn("volume is not whole", "warning", w)
+	}
 	switch {
 	case o.err != nil && !v.isEmpty():
 		log.Warn("volume cannot be read", "reason", o.err)
@@ -102,7 +100,7 @@ func (v *Volume) report(o opened) {
 
 // isEmpty: no files are to be expected here, and nothing is wrong.
 func (v *Volume) isEmpty() bool {
-	return v.scanErr == nil && v.Part.Readable() && v.Part.Content.Kind.Class() == volume.ClassNothing
+	return v.Err == nil && v.Reason == "" && v.Part.Readable() && !v.HoldsFiles()
 }
 
 // settled: another look would give the same answer.
@@ -123,149 +121,62 @@ func (v *Volume) entry() child {
 	return child{v.noteName(), v.newNote(reason)}
 }
 
-func (v *Volume) noteName() string {
-	if v.isEmpty() {
-		return v.Name + "." + strings.ToUpper(string(v.Part.Content.Kind)) + ".txt"
-	}
-	return v.Name + ".UNREADABLE.txt"
-}
-
-func (v *Volume) newNote(reason error) *text {
-	t := &text{base: v.tree.newBase(fileMode, v.time)}
-	t.content.v = []byte(v.describe(reason))
-	t.content.done.Store(true)
-	return t
-}
-
-// describe is the text of the note.
-func (v *Volume) describe(reason error) string {
-	var b strings.Builder
-	p := &v.Part
-	if v.isEmpty() {
-		fmt.Fprintf(&b, "%s holds %s.\n", v.Name, p.Content.Kind.Title())
-	} else {
-		text := reason.Error()
-		if p.Problem != "" && !p.Readable() {
-			text = p.Problem
-		}
-		fmt.Fprintf(&b, "%s cannot be read: %s.\n", v.Name, text)
-	}
-	if v.scanErr != nil {
-		return b.String()
-	}
-	fmt.Fprintf(&b, "\nDisk %s", v.Disk)
-	if p.Number > 0 {
-		fmt.Fprintf(&b, ", partition %d: %s", p.Number, p.TypeName)
-		if p.Label != "" {
-			fmt.Fprintf(&b, " %q", p.Label)
-		}
-	}
-	fmt.Fprintf(&b, "\nContents: %s", p.Content.Kind.Title())
-	if p.Content.Label != "" {
-		fmt.Fprintf(&b, ", label %q", p.Content.Label)
-	}
-	if p.Content.UUID != "" {
-		fmt.Fprintf(&b, ", UUID %s", p.Content.UUID)
-	}
-	if p.Problem != "" && p.Readable() {
-		fmt.Fprintf(&b, "\nProblem: %s", p.Problem)
-	}
-	fmt.Fprintf(&b, "\nIts bytes are in disks/%s.raw from byte %d, %d bytes long.\n", v.Disk, p.Start, p.Length)
-	return b.String()
-}
-
-// diskVolumes is the volumes of one disk.
-type diskVolumes struct {
-	disk  Disk
-	table lazy[scanned]
-}
-
-type scanned struct {
-	table   volume.Table
-	volumes []*Volume
-}
-
-func (d *diskVolumes) scan(t *Tree, at time.Time) (scanned, error) {
-	return d.table.get(func() (scanned, error) {
-		if d.disk.Image == nil {
-			return scanned{}, fmt.Errorf("disk %s has no image", d.disk.Name)
-		}
-		table, err := volume.Scan(d.disk.Image, d.disk.size())
-		if err != nil {
-			return scanned{}, err
-		}
-		for _, w := range table.Warnings {
-			t.opts.Log.Warn("partition table", "disk", d.disk.Name, "warning", w)
-		}
-		s := scanned{table: table}
-		for _, p := range table.Volumes {
-			v := &Volume{Name: partitionName(d.disk.Name, p.Number), Disk: d.disk.Name, Part: p, tree: t, time: at}
-			v.reader, v.size = p.Section(d.disk.Image, d.disk.size())
-			v.inodes.slot = t.slot.Add(1)
-			s.volumes = append(s.volumes, v)
-		}
-		return s, nil
-	})
-}
-
-// partitionName is the name that Linux would give: a p goes between a disk name
-// that ends in a digit and the number.
-func partitionName(disk string, number int) string {
-	switch last := disk[len(disk)-1]; {
-	case number == 0:
-		return disk
-	case last >= '0' && last <= '9':
-		return fmt.Sprintf("%sp%d", disk, number)
-	default:
-		return fmt.Sprintf("%s%d", disk, number)
-	}
-}
-
 // volumesDir is the directory volumes/ of a point.
 type volumesDir struct {
 	base
-	disks []*diskVolumes
-	all   lazy[[]*Volume]
+	disks []Disk
+	all   lazy[*found]
+	known map[string]*Volume // those that were opened, by name; guarded by all's lock
 }
 
-// list scans the disks, side by side. A disk that cannot be scanned is one
-// unreadable Volume, and scanned again the next time.
-func (d *volumesDir) list(ctx context.Context) []*Volume {
-	all, err := d.all.get(func() ([]*Volume, error) {
-		per := make([][]*Volume, len(d.disks))
-		failed := make([]error, len(d.disks))
-		var g errgroup.Group
-		g.SetLimit(openLimit)
-		for i, dv := range d.disks {
-			g.Go(func() error {
-				s, err := dv.scan(d.tree, d.time)
-				if err != nil {
-					failed[i] = err
-					s.volumes = []*Volume{{Name: dv.disk.Name, Disk: dv.disk.Name, scanErr: err, tree: d.tree, time: d.time}}
-				}
-				per[i] = s.volumes
-				return nil
-			})
+// found is what the disks of a point hold.
+type found struct {
+	disks   []volume.DiskTable
+	volumes []*Volume
+}
+
+// errUnread: something could not be read, and another look may find it.
+var errUnread = errors.New("not everything could be read")
+
+// list looks into the disks. What could not be read on the way is looked for
+// again the next time; volumes that were opened meanwhile stay as they are.
+func (d *volumesDir) list() *found {
+	f, err := d.all.get(func() (*found, error) {
+		disks := make([]volume.Disk, len(d.disks))
+		for i, disk := range d.disks {
+			disks[i] = volume.Disk{Name: disk.Name, ReaderAt: disk.Image, Size: disk.size()}
 		}
-		_ = g.Wait()
-		all := slices.Concat(per...)
-		taken := make(map[string]bool)
-		for _, v := range all {
-			v.Name = unique(taken, v.Name)
-		}
-		for _, err := range failed {
-			if err != nil {
-				return all, err
+		l := volume.Assemble(disks, d.tree.opts.Volumes)
+		f := &found{disks: l.Disks}
+		var err error
+		for _, t := range l.Disks {
+			for _, w := range t.Warnings {
+				d.tree.opts.Log.Warn("partition table", "disk", t.Name, "warning", w)
 			}
 		}
-		return all, nil
+		for _, e := range l.Entries {
+			v := d.known[e.Name]
+			if v == nil || !v.fs.done.Load() || v.fs.v.err != nil {
+				v = &Volume{Entry: e, tree: d.tree, time: d.time}
+				v.inodes.slot = d.tree.slot.Add(1)
+				if d.known == nil {
+					d.known = map[string]*Volume{}
+				}
+				d.known[e.Name] = v
+			}
+			if e.Err != nil {
+				err = errUnread
+			}
+			f.volumes = append(f.volumes, v)
+		}
+		return f, err
 	})
-	_ = err // said by the disk's entry
-	return all
+	_ = err // said by the entries
+	return f
 }
 
 func (d *volumesDir) Lookup(ctx context.Context, name string) (Node, error) {
-	for _, v := range d.list(ctx) {
+	for _, v := range d.list().volumes {
 		switch {
 		case name == v.Name:
 			fs, err := v.FS()
@@ -287,7 +198,7 @@ func (d *volumesDir) Lookup(ctx context.Context, name string) (Node, error) {
 // ReadDir opens all volumes, side by side: only then is it known which have an
 // entry as a directory.
 func (d *volumesDir) ReadDir(ctx context.Context, cookie uint64, fn func(Entry) bool) error {
-	vols := d.list(ctx)
+	vols := d.list().volumes
 	entries := make([]child, len(vols))
 	var g errgroup.Group
 	g.SetLimit(openLimit)
@@ -307,7 +218,7 @@ func (d *volumesDir) Fresh() time.Duration {
 	if !d.all.done.Load() {
 		return retryAfter
 	}
-	for _, v := range d.all.v {
+	for _, v := range d.all.v.volumes {
 		if !v.settled() {
 			return retryAfter
 		}

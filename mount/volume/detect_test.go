@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
 )
 
@@ -134,13 +135,18 @@ func TestOpenFSNamesWhatItCannotRead(t *testing.T) {
 		want error
 		text string
 	}{
-		{at(1<<20, 0, "XFSB"), filesys.ErrUnsupported, "xfs is recognised but not readable yet"},
-		{at(1<<20, 0, "LUKS\xba\xbe\x00\x01"), filesys.ErrUnsupported, "a luks encrypted volume is recognised but not readable yet"},
+		{at(1<<20, 1024, "\x10\x20\xf5\xf2"), filesys.ErrUnsupported, "f2fs is recognised but cannot be read"},
+		{at(1<<20, 3, "-FVE-FS-"), filesys.ErrUnsupported, "a bitlocker encrypted volume is recognised but cannot be read"},
 		{at(1<<20, 4086, "SWAPSPACE2"), filesys.ErrWrongType, "the volume holds swap space"},
 		{at(1 << 20), filesys.ErrWrongType, "the volume holds only zeros"},
 		{at(1<<20, 77, "x"), filesys.ErrWrongType, "the volume holds nothing recognisable"},
 	} {
-		_, err := OpenFS(bytes.NewReader(tc.b), int64(len(tc.b)))
+		d := blockdev.Disk(0, bytes.NewReader(tc.b), int64(len(tc.b)))
+		c, err := Detect(d, d.Size())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = OpenFS([]blockdev.Device{d}, c.Kind, filesys.Options{})
 		if !errors.Is(err, tc.want) || err.Error() != tc.text {
 			t.Errorf("got %v, want %q", err, tc.text)
 		}

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"cairn/mount/filesys"
 	"testing"
 	"unicode/utf8"
 )
@@ -40,8 +41,12 @@ func FuzzScan(f *testing.F) {
 			if !utf8.ValidString(v.Label + v.Content.Label + v.Content.UUID + v.Problem) {
 				t.Fatalf("text that cannot be printed: %+v", v)
 			}
-			sec, n := v.Section(bytes.NewReader(disk), size)
-			_, _ = OpenFS(sec, n)
+		}
+		layout := Assemble([]Disk{{"vda", bytes.NewReader(disk), size}}, Options{Secrets: []Secret{{Bytes: []byte("secret")}}})
+		for _, e := range layout.Entries {
+			if e.CanRead() {
+				_, _ = e.Open(filesys.Options{})
+			}
 		}
 	})
 }

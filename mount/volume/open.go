@@ -1,53 +1,55 @@
 package volume
 
 import (
-	"fmt"
 	"io"
 
+	"cairn/mount/blockdev"
 	"cairn/mount/ext4"
 	"cairn/mount/filesys"
 )
 
-// Reader opens a volume of size bytes as one kind of file system.
-type Reader func(r io.ReaderAt, size int64) (filesys.FS, error)
+// reader opens a file system on the devices that it lies on, all but btrfs on
+// exactly one.
+type reader func(devs []blockdev.Device, o filesys.Options) (filesys.FS, error)
+
+// one is a reader of file systems that lie on one device. It also keeps a nil
+// pointer from becoming an FS that is not nil.
+func one[FS filesys.FS](open func(r io.ReaderAt, size int64, o filesys.Options) (FS, error)) reader {
+	return func(devs []blockdev.Device, o filesys.Options) (filesys.FS, error) {
+		fs, err := open(devs[0], devs[0].Size(), o)
+		if err != nil {
+			return nil, err
+		}
+		return fs, nil
+	}
+}
 
 // readers are the file systems that Cairn can read. A new one adds its lines
 // here and nothing elsewhere.
-var readers = map[Kind]Reader{
-	Ext2: openExt,
-	Ext3: openExt,
-	Ext4: openExt,
-}
-
-func openExt(r io.ReaderAt, size int64) (filesys.FS, error) {
-	fs, err := ext4.Open(r, size)
-	if err != nil {
-		return nil, err // not fs: a nil *ext4.FS in an interface is not nil
-	}
-	return fs, nil
+var readers = map[Kind]reader{
+	Ext2: one(ext4.Open),
+	Ext3: one(ext4.Open),
+	Ext4: one(ext4.Open),
 }
 
 // CanRead says whether OpenFS has a reader for the kind.
 func CanRead(k Kind) bool { return readers[k] != nil }
 
-// OpenFS opens the file system on the volume r of size bytes.
+// OpenFS opens the file system of a kind that Detect found, on the device that
+// it was found on; only btrfs may have further devices.
 //
 // A volume that cannot hold files, or holds nothing recognisable, gives
 // filesys.ErrWrongType; a format that is known but has no reader gives
 // filesys.ErrUnsupported. The message names what was found.
-func OpenFS(r io.ReaderAt, size int64) (filesys.FS, error) {
-	c, err := Detect(r, size)
-	if err != nil {
-		return nil, fmt.Errorf("detect file system: %w", err)
-	}
-	open := readers[c.Kind]
+func OpenFS(devs []blockdev.Device, k Kind, o filesys.Options) (filesys.FS, error) {
+	open := readers[k]
 	switch {
 	case open != nil:
-		return open(r, size)
-	case c.Kind.Class() == ClassNothing:
-		return nil, &openError{"the volume holds " + c.Kind.Title(), filesys.ErrWrongType}
+		return open(devs, o)
+	case k.Class() == ClassNothing:
+		return nil, &openError{"the volume holds " + k.Title(), filesys.ErrWrongType}
 	default:
-		return nil, &openError{c.Kind.Title() + " is recognised but not readable yet", filesys.ErrUnsupported}
+		return nil, &openError{k.Title() + " is recognised but cannot be read", filesys.ErrUnsupported}
 	}
 }
 

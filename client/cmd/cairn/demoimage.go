@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
 	"cairn/mount/volume"
 )
@@ -204,8 +205,8 @@ func findVictim(path string) (*demoImage, error) {
 		return nil, fmt.Errorf("partitions of the image: %w", err)
 	}
 	for _, v := range tab.Volumes {
-		r := io.NewSectionReader(f, v.Start, v.Length)
-		fsys, err := volume.OpenFS(r, v.Length)
+		part := blockdev.Section(blockdev.Disk(0, f, st.Size()), v.Start, v.Length)
+		fsys, err := volume.OpenFS([]blockdev.Device{part}, v.Content.Kind, filesys.Options{})
 		if err != nil || !strings.HasPrefix(fsys.Info().Type, "ext") {
 			continue
 		}
