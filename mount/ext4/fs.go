@@ -22,6 +22,10 @@ type FS struct {
 	orphans map[uint32]int64
 	freed   freedSpace
 	usage   func() usage
+	// log is what was laid over the volume, nil if nothing was, and journal the
+	// file that it is read from; see stored.go and differ.go.
+	log     *jbd2.Log
+	journal *file
 }
 
 var _ filesys.FS = (*FS)(nil)
@@ -49,9 +53,10 @@ func open(r io.ReaderAt, size int64, o filesys.Options) (*FS, error) {
 	}
 	f := newFS(r, sb)
 	var log *jbd2.Log
+	var journal *file
 	switch {
 	case !o.IgnoreLog:
-		if log, err = f.loadJournal(); err != nil {
+		if log, journal, err = f.loadJournal(); err != nil {
 			return nil, fmt.Errorf("%w (--ignore-log opens it without its journal, as of an earlier moment)", err)
 		}
 	case sb.incompat&incompatRecover != 0:
@@ -65,6 +70,7 @@ func open(r io.ReaderAt, size int64, o filesys.Options) (*FS, error) {
 			return nil, wrap(err, "after the replay of the journal")
 		}
 		f = newFS(r, sb)
+		f.log, f.journal = log, journal
 		warnings = append(warnings, journalWarnings(log)...)
 	}
 	f.warnings = append(warnings, stateWarnings(sb)...)

@@ -75,10 +75,14 @@ func required(err error, what string) error {
 	return wrap(err, "%s", what)
 }
 
+// superInodes is where the superblock names inodes that hold the volume's own
+// data.
+var superInodes = [...]int{0x240, 0x244, 0x26C, 0x280}
+
 // hidden are inodes with ordinary numbers that hold the volume's own data:
 // quota files and the list of orphans.
 func (f *FS) hidden(ino uint64) bool {
-	for _, off := range [...]int{0x240, 0x244, 0x26C, 0x280} {
+	for _, off := range superInodes {
 		if n := f.sb.u32(off); n != 0 && ino == uint64(n) {
 			return true
 		}
