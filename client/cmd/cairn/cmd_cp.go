@@ -28,6 +28,7 @@ modes and times are kept. Nothing that exists is replaced without --force.`,
 	f.BoolVarP(&o.Recursive, "recursive", "r", false, "directories with everything below them")
 	f.BoolVarP(&o.Archive, "archive", "a", false, "owners, extended attributes and special files too; implies -r")
 	f.BoolVar(&o.Force, "force", false, "replace files that exist")
+	a.addVolumeFlags(cmd)
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 		limitMemory()
 		dest := args[len(args)-1]

@@ -31,6 +31,7 @@ listed: point.json, disks and volumes.`,
 	}
 	cmd.Flags().BoolVarP(&long, "long", "l", false, "modes, owners, sizes, times")
 	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "everything below as well")
+	a.addVolumeFlags(cmd)
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 		point, p, err := splitPath(args[0])
 		if err != nil {

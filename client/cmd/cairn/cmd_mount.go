@@ -46,9 +46,14 @@ this process. The mount ends with Ctrl-C, umount DIR or fusermount3 -u DIR.`,
 	f.StringVar(&logFile, "log", "", "append to this file what programs see as I/O errors (default: standard error)")
 	f.BoolVar(&o.AllowOther, "allow-other", false, "let other users in, as far as the guest's permissions let them")
 	f.BoolVar(&o.MapOwner, "map-owner", false, "show everything as owned by you")
+	a.addVolumeFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if background {
-			return inBackground(cmd.Context())
+			passphrase, err := a.volumes.passphrase()
+			if err != nil {
+				return err
+			}
+			return inBackground(cmd.Context(), passphrase)
 		}
 		return a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			limitMemory()
@@ -118,7 +123,9 @@ func letGo() error {
 
 // inBackground runs this command again, without --background, as a process of
 // its own, and returns when that says that the tree is there.
-func inBackground(ctx context.Context) error {
+//
+// The passphrase that was asked for, if any, goes to it on its standard input.
+func inBackground(ctx context.Context, passphrase []byte) error {
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
@@ -131,6 +138,9 @@ func inBackground(ctx context.Context) error {
 	}
 	cmd := exec.Command(exe, append(argv, "--detached")...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives the terminal
+	if passphrase != nil {
+		cmd.Stdin = bytes.NewReader(append(passphrase, '\n'))
+	}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return err

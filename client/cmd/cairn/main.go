@@ -58,6 +58,7 @@ type app struct {
 	server       string
 	subscription string
 	output       string
+	volumes      volumeFlags
 }
 
 // usageError is a wrong command line: exit status 2.

@@ -63,16 +63,21 @@ func treePoint(ctx context.Context, c *client.Client, p *cairnv1.RecoveryPoint, 
 
 // treeOptions are the options of a tree. Its warnings go to the user; who
 // mounts is told as well how volumes were opened: that a journal was replayed.
-func treeOptions(what string) tree.Options {
+func (a *app) treeOptions(what string) (tree.Options, error) {
+	volumes, err := a.volumes.options()
 	level := slog.LevelWarn
 	if what == "mount" {
 		level = slog.LevelInfo
 	}
-	return tree.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}
+	return tree.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), Volumes: volumes}, err
 }
 
 // openTree opens the tree of a point, or of all points of an item.
 func (a *app) openTree(ctx context.Context, c *client.Client, s, what string) (*tree.Tree, error) {
+	opts, err := a.treeOptions(what)
+	if err != nil {
+		return nil, err
+	}
 	if isPoint(s) {
 		p, err := a.point(ctx, c, s)
 		if err != nil {
@@ -82,7 +87,7 @@ func (a *app) openTree(ctx context.Context, c *client.Client, s, what string) (*
 		if err != nil {
 			return nil, err
 		}
-		return tree.NewPoint(tp, treeOptions(what)), nil
+		return tree.NewPoint(tp, opts), nil
 	}
 	item, err := a.itemName(ctx, c, s)
 	if err != nil {
@@ -108,7 +113,7 @@ func (a *app) openTree(ctx context.Context, c *client.Client, s, what string) (*
 			}
 			return treePoint(ctx, c, r.GetRecoveryPoint(), what)
 		},
-	}, treeOptions(what)), nil
+	}, opts), nil
 }
 
 // splitPath splits POINT:PATH. A point's short form can hold colons (a time of
