@@ -3,6 +3,7 @@ package diskmap
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"cairn/blockstore/block"
 )
@@ -26,6 +27,12 @@ type node struct {
 // end of either. It reads only pages on paths to differences. An error of fn
 // ends the comparison and is returned as it is.
 func Diff(ctx context.Context, r BlockReader, a, b Map, fn func(index uint64, da, db block.Digest) error) error {
+	return DiffRange(ctx, r, a, b, 0, math.MaxUint64, fn)
+}
+
+// DiffRange is Diff of the blocks from ≤ index < to. It reads no page that has
+// none of them below it.
+func DiffRange(ctx context.Context, r BlockReader, a, b Map, from, to uint64, fn func(index uint64, da, db block.Digest) error) error {
 	for _, m := range []Map{a, b} {
 		if err := m.Validate(); err != nil {
 			return err
@@ -34,13 +41,13 @@ func Diff(ctx context.Context, r BlockReader, a, b Map, fn func(index uint64, da
 	if a.BlockSize != b.BlockSize {
 		return fmt.Errorf("compare disk maps: block sizes %d and %d differ", a.BlockSize, b.BlockSize)
 	}
-	d := &differ{r: r, a: a, b: b, fn: fn}
+	d := &differ{r: r, a: a, b: b, from: from, to: to, fn: fn}
 	top := pair{
 		level: max(a.Depth(), b.Depth()),
 		a:     node{a.Root, a.Depth()},
 		b:     node{b.Root, b.Depth()},
 	}
-	if top.same() {
+	if top.same() || from >= to || d.outside(top) {
 		return nil
 	}
 	return d.pairs(ctx, []pair{top})
@@ -51,9 +58,17 @@ func (p pair) same() bool {
 }
 
 type differ struct {
-	r    BlockReader
-	a, b Map
-	fn   func(index uint64, da, db block.Digest) error
+	r        BlockReader
+	a, b     Map
+	from, to uint64
+	fn       func(index uint64, da, db block.Digest) error
+}
+
+// outside says whether no block of the range is below p.
+func (d *differ) outside(p pair) bool {
+	shift := fanoutBits * p.level
+	first := p.index << shift
+	return first >= d.to || first+(1<<shift-1) < d.from
 }
 
 // pairs compares what is below differing places of one level.
@@ -109,7 +124,7 @@ func (d *differ) batch(ctx context.Context, ps []pair) (below []pair, err error)
 				a:     p.a.child(p.level, e, pageA),
 				b:     p.b.child(p.level, e, pageB),
 			}
-			if c.same() {
+			if c.same() || d.outside(c) {
 				continue
 			}
 			if c.level > 0 {

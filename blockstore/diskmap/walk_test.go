@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -258,5 +259,35 @@ func TestDiffReadsThePathsOnly(t *testing.T) {
 	b.BlockSize = 17
 	if err := Diff(ctx, mem, a, b, nil); err == nil {
 		t.Error("an invalid map compared")
+	}
+}
+
+// TestDiffRange: of a part of two maps only the pages of that part are read.
+func TestDiffRange(t *testing.T) {
+	ctx := context.Background()
+	mem := newMemory()
+	a := wide(t, mem)
+	b := build(t, mem, a.Size, &a, []edit{{10, 1, digest(1)}, {300, 2, digest(2)}, {70_000, 1, digest(3)}})
+	for _, c := range []struct {
+		from, to uint64
+		want     []uint64
+		read     int
+	}{
+		{0, 1 << 40, []uint64{10, 300, 301, 70_000}, 12},
+		{301, 70_000, []uint64{301}, 10},
+		{300, 301, []uint64{300}, 6},
+		{512, 60_000, nil, 4},
+		{11, 12, nil, 6},
+		{5, 5, nil, 0},
+	} {
+		mem.since()
+		var got []uint64
+		err := DiffRange(ctx, mem, a, b, c.from, c.to, func(i uint64, _, _ block.Digest) error {
+			got = append(got, i)
+			return nil
+		})
+		if read := mem.since().read; err != nil || !slices.Equal(got, c.want) || read > c.read {
+			t.Errorf("%d to %d: blocks %d, %d pages read, %v; want %d, %d", c.from, c.to, got, read, err, c.want, c.read)
+		}
 	}
 }
