@@ -141,11 +141,23 @@ func btoi(b bool) int {
 
 // treePath is where a path given by a user is in the tree of a point. Paths
 // that begin with disks, volumes or point.json are in the tree as they stand.
-// Any other is a path inside the guest: of the only volume that has it.
+// Any other is a path of the guest: where the guest's own /etc/fstab says that
+// it is, or else on the only volume that has it.
 func treePath(ctx context.Context, t *tree.Tree, p string) (string, error) {
 	first, _, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
 	if first == "" || isTreeTop(ctx, t, first) {
 		return p, nil
+	}
+	at, err := t.GuestPath(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	if at != "" {
+		if _, err := t.Resolve(ctx, at, false); err == nil {
+			return at + strings.Repeat("/", btoi(strings.HasSuffix(p, "/"))), nil
+		} else if !errors.Is(err, filesys.ErrNotExist) && !errors.Is(err, filesys.ErrNotDir) {
+			return "", err
+		}
 	}
 	vols, err := t.Resolve(ctx, "/volumes", true)
 	if err != nil {
