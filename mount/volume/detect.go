@@ -133,18 +133,17 @@ func match(list []magic, h []byte) (Content, bool) {
 	return Content{}, false
 }
 
-// detectMD looks for the four places of a software raid's superblock. A mirror
-// (raid1) whose metadata lies at the end is left to the detectors that follow:
-// its data begins where the volume begins, so a file system on it can be read.
+// detectMD looks for the four places of a software raid's superblock. Those at
+// the end must say themselves that they lie there: the end of a disk may be that
+// of its last partition, too.
 func detectMD(head, tail []byte, tailOff, size int64) func([]byte) (Content, bool) {
 	const mdMagic = 0xa92b4efc
 	le := binary.LittleEndian
-	mirror := func(level uint32) bool { return level == 1 }
-	v1 := func(sb []byte) (Content, uint32, bool) {
-		if len(sb) < 256 || le.Uint32(sb) != mdMagic || le.Uint32(sb[4:]) != 1 {
-			return Content{}, 0, false
+	v1 := func(sb []byte, off int64) (Content, bool) {
+		if len(sb) < 256 || le.Uint32(sb) != mdMagic || le.Uint32(sb[4:]) != 1 || le.Uint64(sb[144:]) != uint64(off/512) {
+			return Content{}, false
 		}
-		return Content{Kind: MDRaid, UUID: uuidString(sb[16:32]), Label: text(sb[32:64])}, le.Uint32(sb[72:]), true
+		return Content{Kind: MDRaid, UUID: uuidString(sb[16:32]), Label: text(sb[32:64])}, true
 	}
 	at := func(off int64) []byte {
 		if off < tailOff || off >= size {
@@ -153,17 +152,18 @@ func detectMD(head, tail []byte, tailOff, size int64) func([]byte) (Content, boo
 		return tail[off-tailOff:]
 	}
 	return func([]byte) (Content, bool) {
-		for _, sb := range [][]byte{head, head[4096:]} { // 1.1 and 1.2
-			if c, _, ok := v1(sb); ok {
+		for _, off := range []int64{0, 4096} { // 1.1 and 1.2
+			if c, ok := v1(head[off:], off); ok {
 				return c, true
 			}
 		}
 		// 1.0: at least 8 KiB and less than 12 KiB from the end, 4 KiB aligned.
-		if c, level, ok := v1(at((size/512 - 16) &^ 7 * 512)); ok && !mirror(level) {
+		off := (size/512 - 16) &^ 7 * 512
+		if c, ok := v1(at(off), off); ok {
 			return c, true
 		}
 		// 0.90: in the last 64 KiB block that is whole.
-		if sb := at(size&^65535 - 65536); len(sb) >= 64 && le.Uint32(sb) == mdMagic && le.Uint32(sb[4:]) == 0 && !mirror(le.Uint32(sb[28:])) {
+		if sb := at(size&^65535 - 65536); len(sb) >= 64 && le.Uint32(sb) == mdMagic && le.Uint32(sb[4:]) == 0 {
 			return Content{Kind: MDRaid}, true
 		}
 		return Content{}, false

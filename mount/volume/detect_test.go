@@ -75,12 +75,13 @@ func le32(v uint32) string { return string(binary.LittleEndian.AppendUint32(nil,
 // Formats whose tools are not at hand, by the fields their documents name.
 func TestDetectBuilt(t *testing.T) {
 	id := "\x01\x23\x45\x67\x89\xab\xcd\xef\x01\x23\x45\x67\x89\xab\xcd\xef"
-	md := func(version, level uint32) string {
+	md := func(version, level uint32, off int64) string {
 		sb := make([]byte, 256)
 		copy(sb, le32(0xa92b4efc)+le32(version))
 		copy(sb[16:], id)
 		copy(sb[32:], "host:0")
 		copy(sb[72:], le32(level))
+		copy(sb[144:], le32(uint32(off/512)))
 		if version == 0 {
 			copy(sb[28:], le32(level))
 		}
@@ -107,12 +108,13 @@ func TestDetectBuilt(t *testing.T) {
 		{"squashfs", Content{Kind: SquashFS}, at(size, 0, "hsqs")},
 		{"iso9660", Content{ISO9660, "CDROM", ""}, at(size, 32769, "CD001", 32768+40, "CDROM   ")},
 		{"zfs", Content{Kind: ZFS}, at(size, 128<<10+5*1024, "\x0c\xb1\xba\x00")},
-		{"md 1.1", Content{MDRaid, "host:0", uuid}, at(size, 0, md(1, 5))},
-		{"md 1.2", Content{MDRaid, "host:0", uuid}, at(size, 4096, md(1, 1))},
-		{"md 1.0", Content{MDRaid, "host:0", uuid}, at(size, size-8192, md(1, 5), 1024, ext)},
-		{"md 1.0 mirror of ext", Content{Kind: Ext2}, at(size, size-8192, md(1, 1), 1024, ext)},
-		{"md 0.90", Content{Kind: MDRaid}, at(size, size-65536, md(0, 5))},
-		{"md 0.90 mirror of ext", Content{Kind: Ext2}, at(size, size-65536, md(0, 1), 1024, ext)},
+		{"md 1.1", Content{MDRaid, "host:0", uuid}, at(size, 0, md(1, 5, 0))},
+		{"md 1.2", Content{MDRaid, "host:0", uuid}, at(size, 4096, md(1, 1, 4096))},
+		{"md 1.0", Content{MDRaid, "host:0", uuid}, at(size, size-8192, md(1, 5, size-8192), 1024, ext)},
+		{"md 1.0 mirror of ext", Content{MDRaid, "host:0", uuid}, at(size, size-8192, md(1, 1, size-8192), 1024, ext)},
+		{"md 1.0 of a partition that ends here", Content{Kind: Ext2}, at(size, size-8192, md(1, 1, size-16384), 1024, ext)},
+		{"md 0.90", Content{Kind: MDRaid}, at(size, size-65536, md(0, 5, 0))},
+		{"md 0.90 mirror of ext", Content{Kind: MDRaid}, at(size, size-65536, md(0, 1, 0), 1024, ext)},
 		{"swap with 64K pages", Content{Swap, "", uuid}, at(size, 65526, "SWAPSPACE2", 1036, id)},
 		{"hibernated", Content{Kind: Swap}, at(size, 4086, "S1SUSPEND\x00")},
 		{"hostile label", Content{XFS, "\uFFFD[31mred", uuid}, at(size, 0, "XFSB", 32, id, 108, "\x1b[31mred")},
