@@ -28,7 +28,10 @@ import (
 var packages = map[string]string{
 	"mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "tune2fs": "e2fsprogs", "e2fsck": "e2fsprogs",
 	"losetup": "mount", "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs", "mkntfs": "ntfs-3g",
-	"mkfs.fat": "dosfstools", "setfacl": "acl", "setfattr": "attr",
+	"mkfs.fat": "dosfstools", "fsck.fat": "dosfstools", "mcopy": "mtools", "mdel": "mtools", "mdir": "mtools",
+	"mkfs.exfat": "exfatprogs", "fsck.exfat": "exfatprogs", "mount.exfat-fuse": "exfat-fuse",
+	"qemu-img": "qemu-utils", "cryptsetup": "cryptsetup-bin",
+	"setfacl": "acl", "setfattr": "attr",
 }
 
 // Run runs a tool and gives what it printed. It ends the test when the tool
