@@ -18,11 +18,11 @@ type mounted struct {
 }
 
 // mount runs cairn mount on a point or an item.
-func (w *world) mount(what string) mounted {
+func (w *world) mount(what string, flags ...string) mounted {
 	w.Helper()
 	dir, err := os.MkdirTemp(w.dir, "mnt-")
 	w.must(err)
-	p := w.start("mount of "+what, "mounted at", cairnExe, "mount", what, dir)
+	p := w.start("mount of "+what, "mounted at", cairnExe, append([]string{"mount", what, dir}, flags...)...)
 	return mounted{dir, w.once(func() {
 		p.stop()
 		if code := p.ProcessState.ExitCode(); code != 0 {
@@ -45,7 +45,13 @@ func (w *world) notMounted(dir string) {
 // attribute and hole.
 func (w *world) same(kernel, cairn string) mounttest.DiffResult {
 	w.Helper()
-	res, err := mounttest.Diff(kernel, cairn, mounttest.DiffOptions{})
+	return w.sameBut(kernel, cairn, mounttest.DiffOptions{})
+}
+
+// sameBut compares two directories in all that options do not overlook.
+func (w *world) sameBut(kernel, cairn string, options mounttest.DiffOptions) mounttest.DiffResult {
+	w.Helper()
+	res, err := mounttest.Diff(kernel, cairn, options)
 	if err != nil {
 		w.Errorf("compare %s with %s: %v", kernel, cairn, err)
 	}
