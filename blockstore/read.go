@@ -84,13 +84,20 @@ func (s *Store) readError(err error) error {
 // CorruptError for one that is damaged. Every block was re-hashed when it was
 // read, now or when it came into the cache. The slices must not be modified.
 func (s *Store) ReadBlocks(ctx context.Context, ds []block.Digest) ([][]byte, error) {
-	return s.read(ctx, ds, false, "")
+	return s.read(ctx, ds, nil, "")
 }
 
 // ReadStored is ReadBlocks for the stored form, which it does not verify: it is
 // for the wire, where the far end does. The slices are the caller's.
 func (s *Store) ReadStored(ctx context.Context, ds []block.Digest) ([][]byte, error) {
-	return s.read(ctx, ds, true, "")
+	return s.ReadStoredInto(ctx, ds, func(_, n int) []byte { return make([]byte, n) })
+}
+
+// ReadStoredInto is ReadStored into memory of the caller's: room gives n bytes
+// for the i-th block, and may be called by several goroutines at a time. After
+// the return nothing writes to it any more.
+func (s *Store) ReadStoredInto(ctx context.Context, ds []block.Digest, room func(i, n int) []byte) ([][]byte, error) {
+	return s.read(ctx, ds, room, "")
 }
 
 // Reader is ReadBlocks with errors that name the point.
@@ -102,7 +109,7 @@ type pointReader struct {
 }
 
 func (r pointReader) ReadBlocks(ctx context.Context, ds []block.Digest) ([][]byte, error) {
-	bs, err := r.s.read(ctx, ds, false, r.point)
+	bs, err := r.s.read(ctx, ds, nil, r.point)
 	if err == nil {
 		return bs, nil
 	}
@@ -126,7 +133,8 @@ type want struct {
 
 func byID(a, b want) int { return cmp.Compare(a.entry.id, b.entry.id) }
 
-func (s *Store) read(ctx context.Context, ds []block.Digest, stored bool, point string) ([][]byte, error) {
+// read gives plain bytes, or stored ones if there is room for them.
+func (s *Store) read(ctx context.Context, ds []block.Digest, room func(i, n int) []byte, point string) ([][]byte, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
@@ -138,7 +146,7 @@ func (s *Store) read(ctx context.Context, ds []block.Digest, stored bool, point 
 		if d == block.Zero {
 			return nil, fmt.Errorf("read block %d of %d: %w", i, len(ds), ErrZeroBlock)
 		}
-		if !stored {
+		if room == nil {
 			out[i] = s.res.verified.get(s.num, d)
 		}
 		if out[i] == nil {
@@ -156,20 +164,25 @@ func (s *Store) read(ctx context.Context, ds []block.Digest, stored bool, point 
 		}
 		wants[i] = want{where[i], ask[i], e}
 	}
-	return out, s.fetch(ctx, wants, func(w want, value []byte, err error) error {
+	run := perFetcher
+	if room != nil {
+		run = perCopier
+	}
+	return out, s.fetch(ctx, wants, run, func(w want, value []byte, err error) error {
 		switch {
 		case errors.Is(err, errNoSuchID) && s.gone(w.digest):
 			return fmt.Errorf("block %s: %w", w.digest, ErrBlockMissing)
 		case err != nil:
-		case stored:
-			out[w.i] = bytes.Clone(value)
+		case room != nil:
+			out[w.i] = room(w.i, len(value))
+			copy(out[w.i], value)
 		default:
 			out[w.i], err = block.Open(nil, value, w.digest)
 		}
 		if err != nil && isDamage(err) {
 			return &CorruptError{Digest: w.digest, ID: w.entry.id, Point: point, Err: err}
 		}
-		if err == nil && !stored {
+		if err == nil && room == nil {
 			s.res.verified.put(s.num, w.digest, out[w.i])
 		}
 		return err
@@ -210,15 +223,19 @@ func (d *damagedIDs) add(id uint64, err error) {
 // errNoSuchID is what fetch says about an id that is not in blocks/.
 var errNoSuchID = fmt.Errorf("%w: the index names it, but there is no such block", ErrCorrupt)
 
-// perFetcher is how many blocks it takes to employ another core.
-const perFetcher = 4
+// perFetcher is how many blocks it takes to employ another core when they are
+// decoded, and perCopier when not: copying one takes as long as waking a thread.
+const (
+	perFetcher = 4
+	perCopier  = 64
+)
 
 // fetch reads blocks by id, in ascending order on as many cores as is worth it,
-// and calls each, on any of them, with the stored bytes or what went wrong. An
-// error of each ends it.
-func (s *Store) fetch(ctx context.Context, wants []want, each func(w want, stored []byte, err error) error) error {
+// one for every run blocks, and calls each, on any of them, with the stored bytes
+// or what went wrong. An error of each ends it.
+func (s *Store) fetch(ctx context.Context, wants []want, run int, each func(w want, stored []byte, err error) error) error {
 	slices.SortFunc(wants, byID)
-	n := min(runtime.GOMAXPROCS(0), (len(wants)+perFetcher-1)/perFetcher)
+	n := min(runtime.GOMAXPROCS(0), (len(wants)+run-1)/run)
 	if n <= 1 {
 		return s.fetchRun(ctx, wants, each)
 	}

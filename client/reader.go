@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/proto" // registers the codec that is built upon
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"cairn/blockstore/block"
@@ -43,7 +47,7 @@ type Reader struct {
 	pages map[block.Digest][]byte
 }
 
-var _ diskmap.BlockReader = (*Reader)(nil)
+var _ diskmap.IntoReader = (*Reader)(nil)
 
 // Reader reads blocks for the recovery point of that resource name.
 func (c *Client) Reader(point string) *Reader {
@@ -55,33 +59,45 @@ func (c *Client) Reader(point string) *Reader {
 // and point.
 func (r *Reader) ReadBlocks(ctx context.Context, ds []block.Digest) ([][]byte, error) {
 	out := make([][]byte, len(ds))
+	if err := r.ReadBlocksInto(ctx, ds, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ReadBlocksInto implements diskmap.IntoReader.
+func (r *Reader) ReadBlocksInto(ctx context.Context, ds []block.Digest, into [][]byte) error {
 	missing := make([]int, 0, len(ds))
 	r.mu.Lock()
 	for i, d := range ds {
-		if p, ok := r.pages[d]; ok {
-			out[i] = p
-		} else {
+		p, ok := r.pages[d]
+		switch {
+		case !ok:
 			missing = append(missing, i)
+		case into[i] == nil:
+			into[i] = p
+		default:
+			into[i] = append(into[i][:0], p...)
 		}
 	}
 	r.mu.Unlock()
 	for len(missing) > 0 {
 		n := min(len(missing), maxDigests)
-		if err := r.fetch(ctx, ds, missing[:n], out); err != nil {
-			return nil, err
+		if err := r.fetch(ctx, ds, missing[:n], into); err != nil {
+			return err
 		}
 		missing = missing[n:]
 	}
-	return out, nil
+	return nil
 }
 
-// fetch reads the blocks at the given indexes of ds into out, and tries again
-// while the server is gone.
-func (r *Reader) fetch(ctx context.Context, ds []block.Digest, idx []int, out [][]byte) error {
+// fetch reads the blocks at the given indexes of ds, and tries again while the
+// server is gone.
+func (r *Reader) fetch(ctx context.Context, ds []block.Digest, idx []int, into [][]byte) error {
 	deadline := time.Now().Add(r.RetryFor)
 	wait := 50 * time.Millisecond
 	for {
-		done, err := r.fetchOnce(ctx, ds, idx, out)
+		done, err := r.fetchOnce(ctx, ds, idx, into)
 		if err == nil {
 			return nil
 		}
@@ -98,8 +114,15 @@ func (r *Reader) fetch(ctx context.Context, ds []block.Digest, idx []int, out []
 	}
 }
 
-// fetchOnce makes one call and tells how many blocks it brought.
-func (r *Reader) fetchOnce(ctx context.Context, ds []block.Digest, idx []int, out [][]byte) (int, error) {
+// perOpener is how many blocks are decoded and hashed by one goroutine: what
+// one takes is some tens of microseconds.
+const perOpener = 4
+
+var stored = grpc.ForceCodecV2(storedCodec{encoding.GetCodecV2("proto")})
+
+// fetchOnce makes one call and tells how many blocks it brought. When it
+// returns, nothing writes to into any more.
+func (r *Reader) fetchOnce(ctx context.Context, ds []block.Digest, idx []int, into [][]byte) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the stream when a block is bad
 	digests := make([]byte, 0, len(idx)*digestSize)
@@ -108,7 +131,7 @@ func (r *Reader) fetchOnce(ctx context.Context, ds []block.Digest, idx []int, ou
 	}
 	stream, err := r.blocks.ReadBlocks(ctx, &cairnv1.ReadBlocksRequest{
 		RecoveryPoint: r.point, Digests: digests, Form: cairnv1.BlockForm_BLOCK_FORM_STORED,
-	})
+	}, stored)
 	if err != nil {
 		return 0, err
 	}
@@ -118,23 +141,33 @@ func (r *Reader) fetchOnce(ctx context.Context, ds []block.Digest, idx []int, ou
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	n := 0
 	for n < len(idx) {
-		resp, err := stream.Recv()
-		if err != nil {
+		resp := new(storedBlocks)
+		if err := stream.RecvMsg(resp); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = fmt.Errorf("server sent %d of %d blocks", n, len(idx))
 			}
 			return 0, errors.Join(err, g.Wait())
 		}
-		if len(resp.GetBlocks()) > len(idx)-n {
+		if len(resp.blocks) > len(idx)-n {
 			return 0, errors.Join(fmt.Errorf("server sent more than the %d blocks asked for", len(idx)), g.Wait())
 		}
-		for _, stored := range resp.GetBlocks() {
-			i := idx[n]
-			n++
-			if len(idx) == 1 {
-				return 1, r.open(out, i, stored, ds[i])
+		for first := 0; first < len(resp.blocks); first += perOpener {
+			part := resp.blocks[first:min(first+perOpener, len(resp.blocks))]
+			at := idx[n : n+len(part)]
+			n += len(part)
+			open := func() error {
+				for k, b := range part {
+					if err := r.open(into, at[k], b, ds[at[k]]); err != nil {
+						return err
+					}
+					resp.opened()
+				}
+				return nil
 			}
-			g.Go(func() error { return r.open(out, i, stored, ds[i]) })
+			if len(idx) == 1 {
+				return 1, open()
+			}
+			g.Go(open)
 		}
 	}
 	if err := g.Wait(); err != nil {
@@ -143,12 +176,13 @@ func (r *Reader) fetchOnce(ctx context.Context, ds []block.Digest, idx []int, ou
 	return n, nil
 }
 
-func (r *Reader) open(out [][]byte, i int, stored []byte, want block.Digest) error {
-	plain, err := block.Open(nil, stored, want)
+// open decodes a block into its place, and keeps a copy of what may be a page.
+func (r *Reader) open(into [][]byte, i int, b storedBlock, want block.Digest) error {
+	plain, err := b.open(into[i][:0], want)
 	if err != nil {
 		return fmt.Errorf("block %s: %w", want, err)
 	}
-	out[i] = plain
+	into[i] = plain
 	if len(plain) == diskmap.PageSize {
 		r.mu.Lock()
 		if len(r.pages) >= pageCacheEntries {
@@ -157,7 +191,7 @@ func (r *Reader) open(out [][]byte, i int, stored []byte, want block.Digest) err
 				break
 			}
 		}
-		r.pages[want] = plain
+		r.pages[want] = bytes.Clone(plain)
 		r.mu.Unlock()
 	}
 	return nil

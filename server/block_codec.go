@@ -31,14 +31,16 @@ const (
 )
 
 // Marshal refers to the bytes of blocks where they are. They must not be changed
-// once they are sent.
+// once they are sent, and those of wireBlocks are given up.
 func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 	switch m := v.(type) {
-	case *pb.ReadBlocksResponse:
-		out := make(mem.BufferSlice, 0, 2*len(m.Blocks))
-		for _, b := range m.Blocks {
-			head := binary.AppendUvarint([]byte{tagBlocks}, uint64(len(b)))
-			out = append(out, mem.SliceBuffer(head), mem.SliceBuffer(b))
+	case wireBlocks:
+		out := make(mem.BufferSlice, 0, 2*len(m))
+		heads := make([]byte, 0, len(m)*(1+binary.MaxVarintLen32))
+		for _, b := range m {
+			from := len(heads)
+			heads = binary.AppendUvarint(append(heads, tagBlocks), uint64(b.Len()))
+			out = append(out, mem.SliceBuffer(heads[from:len(heads):len(heads)]), b)
 		}
 		return out, nil
 	case *diskBytes:

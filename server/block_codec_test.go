@@ -26,6 +26,7 @@ func TestCodec(t *testing.T) {
 			is   proto.Message
 		}{
 			{&pb.ReadBlocksResponse{Blocks: blocks}, &pb.ReadBlocksResponse{Blocks: blocks}},
+			{toWire(blocks), &pb.ReadBlocksResponse{Blocks: blocks}},
 			{&diskBytes{offset, blocks}, &pb.ReadDiskResponse{Offset: offset, Data: slices.Concat(blocks...)}},
 			{&pb.FindMissingResponse{Missing: []uint32{7}}, &pb.FindMissingResponse{Missing: []uint32{7}}},
 		} {
@@ -70,4 +71,14 @@ func TestCodec(t *testing.T) {
 			t.Fatalf("%x became %v, want %v", wire, got, want)
 		}
 	})
+}
+
+func toWire(blocks [][]byte) wireBlocks {
+	var out wireBlocks
+	for _, b := range blocks {
+		room := stored.Get(len(b))
+		copy(*room, b)
+		out = append(out, mem.NewBuffer(room, stored))
+	}
+	return out
 }

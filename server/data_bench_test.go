@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
 
 	"cairn/blockstore/block"
 	pb "cairn/proto/cairn/v1"
@@ -30,9 +31,9 @@ type bareService struct {
 }
 
 func (s bareService) ReadBlocks(r *pb.ReadBlocksRequest, stream grpc.ServerStreamingServer[pb.ReadBlocksResponse]) error {
-	blocks := make([][]byte, len(r.Digests)/32)
+	blocks := make([]mem.Buffer, len(r.Digests)/32)
 	for i := range blocks {
-		blocks[i] = s.block
+		blocks[i] = mem.SliceBuffer(s.block)
 	}
 	return sendBlocks(stream, blocks)
 }

@@ -32,6 +32,10 @@ const (
 	// window is the HTTP/2 flow-control window of a stream; gRPC's own estimate
 	// begins at 64 KiB and needs round trips to grow.
 	window = 8 << 20
+	// streamWorkers is how many goroutines stay for the next calls, with the
+	// stacks that they have grown to. Calls beyond, and those that stay open, get
+	// goroutines of their own.
+	streamWorkers = 16
 )
 
 // NewGRPC makes a gRPC server with all services: those of the API, health,
@@ -45,6 +49,7 @@ func (s *Server) NewGRPC() (*grpc.Server, *health.Server) {
 		grpc.InitialConnWindowSize(2*window),
 		grpc.ReadBufferSize(256<<10),
 		grpc.WriteBufferSize(256<<10),
+		grpc.NumStreamWorkers(streamWorkers),
 		// Agents ping every 30 s, also while they have no call open.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),

@@ -8,18 +8,55 @@ import (
 	"cairn/blockstore/block"
 )
 
-// ImageOptions bound an Image's memory. The zero value is a good choice for
+// CacheOptions bound the memory of a Cache. The zero value is a good choice for
 // random access.
-type ImageOptions struct {
-	// PageCache is for decoded map pages, in bytes; 0 means 4 MiB, which covers
+type CacheOptions struct {
+	// Pages is for decoded map pages, in bytes; 0 means 4 MiB, which covers
 	// 8 GiB of disk at 64 KiB blocks.
-	PageCache int64
-	// BlockCache is for recently read blocks, in bytes; 0 means 32 MiB, below 0
+	Pages int64
+	// Blocks is for recently read blocks, in bytes; 0 means 32 MiB, below 0
 	// none. It is raised to twice ReadAhead.
-	BlockCache int64
-	// ReadAhead is how far in bytes a sequential reader is read ahead of, in the
-	// background; 0 means not at all. An Image that reads ahead must be closed.
+	Blocks int64
+	// ReadAhead is how far in bytes sequential readers, all of them together, are
+	// read ahead of, in the background; 0 means not at all. An Image that reads
+	// ahead must be closed.
 	ReadAhead int64
+}
+
+// Cache is the memory of one or many Images: of all disks of all points of a
+// mount, say. What two of them have in common it holds once. Blocks are known by
+// their digest, so whatever may be read through one of its Images, the others
+// are given too.
+type Cache struct {
+	pages  *cache
+	blocks *cache
+	ahead  *readAhead // nil when off
+}
+
+// NewCache makes an empty cache. There is nothing to close.
+func NewCache(o CacheOptions) *Cache {
+	if o.Pages == 0 {
+		o.Pages = 4 << 20
+	}
+	if o.Blocks == 0 {
+		o.Blocks = 32 << 20
+	}
+	c := &Cache{pages: newCache(max(0, o.Pages))}
+	if o.ReadAhead > 0 {
+		o.Blocks = max(o.Blocks, 2*o.ReadAhead)
+		c.ahead = newReadAhead(o.ReadAhead)
+	}
+	c.blocks = newCache(max(0, o.Blocks))
+	return c
+}
+
+// ImageOptions say what memory an Image uses: Cache, or when that is nil one of
+// its own, of these bounds (see CacheOptions).
+type ImageOptions struct {
+	Cache      *Cache
+	PageCache  int64
+	BlockCache int64
+	ReadAhead  int64
 }
 
 // batchBytes bounds the plain bytes of one ReadBlocks call.
@@ -31,12 +68,13 @@ const batchBytes = 4 << 20
 //
 // A read that covers several blocks fetches those it lacks with one ReadBlocks
 // call (per 4 MiB). Memory is bounded by the two caches, plus 4 MiB or one block
-// for each read under way.
+// for each read under way. Of an IntoReader's blocks the memory is used again.
 type Image struct {
+	r      BlockReader
 	m      Map
 	pages  *cache
 	blocks *cache
-	ahead  *readAhead // nil when off
+	ahead  *prefetcher // nil when off
 }
 
 var _ io.ReaderAt = (*Image)(nil)
@@ -44,18 +82,14 @@ var _ io.ReaderAt = (*Image)(nil)
 // NewImage opens a map for reading; m must be valid (Map.Validate), which the
 // first read checks.
 func NewImage(r BlockReader, m Map, opts ImageOptions) *Image {
-	if opts.PageCache == 0 {
-		opts.PageCache = 4 << 20
+	c := opts.Cache
+	if c == nil {
+		c = NewCache(CacheOptions{Pages: opts.PageCache, Blocks: opts.BlockCache, ReadAhead: opts.ReadAhead})
 	}
-	if opts.BlockCache == 0 {
-		opts.BlockCache = 32 << 20
+	im := &Image{r: r, m: m, pages: c.pages, blocks: c.blocks}
+	if c.ahead != nil {
+		im.ahead = newPrefetcher(im, c.ahead)
 	}
-	im := &Image{m: m, pages: newCache(r, max(0, opts.PageCache))}
-	if opts.ReadAhead > 0 {
-		opts.BlockCache = max(opts.BlockCache, 2*opts.ReadAhead)
-		im.ahead = newReadAhead(im, opts.ReadAhead)
-	}
-	im.blocks = newCache(r, max(0, opts.BlockCache))
 	return im
 }
 
@@ -109,12 +143,13 @@ func (im *Image) readBatch(ctx context.Context, p []byte, off int64) (int, error
 	bs := int64(im.m.BlockSize)
 	first := off / bs
 	last := min((off+int64(len(p))-1)/bs, first+max(1, batchBytes/bs)-1)
-	blocks, err := im.fetch(ctx, uint64(first), uint64(last)+1)
+	h, err := im.fetch(ctx, uint64(first), uint64(last)+1)
 	if err != nil {
 		return 0, fmt.Errorf("read disk image at %d: %w", off, err)
 	}
+	defer h.release()
 	n, skip := 0, int(off-first*bs)
-	for _, b := range blocks {
+	for _, b := range h.blocks {
 		k := min(len(p)-n, int(bs)-skip)
 		if b == nil {
 			clear(p[n : n+k])
@@ -126,22 +161,24 @@ func (im *Image) readBatch(ctx context.Context, p []byte, off int64) (int, error
 	return n, nil
 }
 
-// fetch returns the blocks from ≤ index < to, nil for zeros.
-func (im *Image) fetch(ctx context.Context, from, to uint64) ([][]byte, error) {
+// fetch returns the blocks from ≤ index < to, nil for zeros, to be released.
+func (im *Image) fetch(ctx context.Context, from, to uint64) (*held, error) {
 	ds, err := im.lookup(ctx, from, to)
 	if err != nil {
 		return nil, err
 	}
-	blocks, err := im.blocks.get(ctx, ds)
+	h, err := im.blocks.get(ctx, im.r, ds, im.m.BlockSize)
 	if err != nil {
 		return nil, err
 	}
-	for i, b := range blocks {
+	for i, b := range h.blocks {
 		if b != nil && len(b) != im.m.BlockSize {
-			return nil, fmt.Errorf("disk block %d (%s): %w: %d bytes, must be %d", from+uint64(i), ds[i], block.ErrFormat, len(b), im.m.BlockSize)
+			err := fmt.Errorf("disk block %d (%s): %w: %d bytes, must be %d", from+uint64(i), ds[i], block.ErrFormat, len(b), im.m.BlockSize)
+			h.release()
+			return nil, err
 		}
 	}
-	return blocks, nil
+	return h, nil
 }
 
 // lookup returns the digests of blocks from ≤ index < to.
@@ -169,14 +206,15 @@ func (im *Image) lookup(ctx context.Context, from, to uint64) ([]block.Digest, e
 }
 
 // readPages returns consecutive pages of a level, checked; nil for block.Zero.
+// They are not released: their memory is not used again.
 func (im *Image) readPages(ctx context.Context, level int, index uint64, ds []block.Digest) ([][]byte, error) {
 	ref := Page{Level: level, Index: index}
-	pages, err := im.pages.get(ctx, ds)
+	h, err := im.pages.get(ctx, im.r, ds, PageSize)
 	if err != nil {
 		ref.Digest = ds[0]
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
-	for i, page := range pages {
+	for i, page := range h.blocks {
 		if page != nil {
 			ref.Index, ref.Digest = index+uint64(i), ds[i]
 			if err := ref.check(page, im.m.Blocks()); err != nil {
@@ -184,7 +222,7 @@ func (im *Image) readPages(ctx context.Context, level int, index uint64, ds []bl
 			}
 		}
 	}
-	return pages, nil
+	return h.blocks, nil
 }
 
 // extentPages bounds the pages that one call of Extent looks at.

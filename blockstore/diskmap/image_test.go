@@ -365,3 +365,88 @@ func TestImageErrors(t *testing.T) {
 		t.Errorf("the block is back: %v", err)
 	}
 }
+
+// intoMemory is a store that puts blocks where it is told to.
+type intoMemory struct{ *memory }
+
+func (m intoMemory) ReadBlocksInto(ctx context.Context, ds []block.Digest, into [][]byte) error {
+	got, err := m.ReadBlocks(ctx, ds)
+	for i := range got {
+		into[i] = append(into[i][:0], got[i]...)
+	}
+	if err != nil {
+		for i := range into { // as a decoder that fails halfway
+			into[i] = append(into[i][:0], "no block"...)
+		}
+	}
+	return err
+}
+
+// TestImagesShareACache: disks of one cache, whose memory is used again and
+// again, under parallel readers, random and sequential, that also give up: none
+// of them ever sees bytes of another block.
+func TestImagesShareACache(t *testing.T) {
+	mem := newMemory()
+	c := NewCache(CacheOptions{Blocks: 6 * testBlock, ReadAhead: 2 << 20})
+	c.blocks.limit = 6 * testBlock // less than what is read ahead
+	var images []*Image
+	var disks [][]byte
+	for i := range 3 {
+		disk := randomDisk(400)
+		for at := 0; at < len(disk); at += (i + 1) * 7 * testBlock { // else they have all in common
+			disk[at] ^= byte(i)
+		}
+		clear(disk[100*testBlock : (101+i)*testBlock])
+		im := NewImage(intoMemory{mem}, store(t, mem, disk), ImageOptions{Cache: c})
+		images, disks = append(images, im), append(disks, disk)
+	}
+	var failing sync.Map
+	mem.onRead = func(_ context.Context, ds []block.Digest) error {
+		if _, ok := failing.LoadOrStore(ds[0], true); !ok && ds[0][0]&7 == 0 {
+			return errors.New("not now")
+		}
+		return nil
+	}
+	var wg sync.WaitGroup
+	for g := range 9 {
+		wg.Go(func() {
+			im, disk := images[g%3], disks[g%3]
+			rng := rand.New(rand.NewPCG(uint64(g), 2))
+			p := make([]byte, 5*testBlock)
+			pos := 0
+			for range 300 {
+				off := rng.IntN(len(disk) - len(p))
+				if g < 6 { // a sequential reader
+					off = pos % (len(disk) - len(p))
+					pos += len(p)
+				}
+				n := 1 + rng.IntN(len(p))
+				ctx, cancel := context.WithCancel(context.Background())
+				if rng.IntN(10) == 0 {
+					cancel()
+				}
+				k, err := im.ReadAtContext(ctx, p[:n], int64(off))
+				cancel()
+				if !bytes.Equal(p[:k], disk[off:off+k]) || err == nil && k < n {
+					t.Errorf("read of %d at %d: %d, %v, wrong bytes", n, off, k, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, im := range images {
+		im.Close()
+	}
+	for d, e := range c.blocks.blocks {
+		if e.pins != 0 || e.elem == nil {
+			t.Errorf("block %s is still held", d)
+		}
+	}
+	if c.blocks.size > c.blocks.limit || len(c.blocks.free) == 0 || len(c.blocks.free)*testBlock > maxFree {
+		t.Errorf("the cache has %d bytes, and %d blocks to be used again", c.blocks.size, len(c.blocks.free))
+	}
+	if len(c.ahead.streams) != 0 {
+		t.Errorf("%d streams of closed images", len(c.ahead.streams))
+	}
+}
