@@ -24,6 +24,8 @@ type Tree struct {
 	// and the largest extended attribute.
 	Prealloc, MaxFile bool
 	XattrMax          int
+	SymlinkMax        int64  // longest target in bytes, 0 if only Block limits it
+	MinorMax          uint32 // largest minor device number, 0 for Linux's own limit
 }
 
 // Path is where name lies in the tree.
@@ -247,7 +249,7 @@ func (p *Tree) Directories() {
 func (p *Tree) Links() {
 	d := p.Dir("links")
 	for _, n := range []int64{1, 58, 59, 60, 61, 100, 159, 160, 161, 500, 1000, 1023, 2000, 4000, 4095} {
-		if n < p.Block {
+		if n < p.Block && (p.SymlinkMax == 0 || n <= p.SymlinkMax) {
 			p.Check(os.Symlink(strings.Repeat("s", int(n)), p.Path(fmt.Sprintf("%s/to %d", d, n))))
 		}
 	}

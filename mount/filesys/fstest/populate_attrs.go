@@ -23,7 +23,11 @@ func (p *Tree) Special() {
 	node("none", unix.S_IFCHR, 0, 0)
 	node("new major", unix.S_IFBLK, 259, 1)
 	node("new minor", unix.S_IFCHR, 4, 70000)
-	node("largest", unix.S_IFCHR, 4095, 1<<20-1)
+	minor := uint32(1<<20 - 1)
+	if p.MinorMax > 0 {
+		minor = p.MinorMax
+	}
+	node("largest", unix.S_IFCHR, 4095, minor)
 	for _, mode := range []uint32{0, 0o777, 0o4755, 0o2755, 0o1777, 0o7000} {
 		name := fmt.Sprintf("%s/mode %04o", d, mode)
 		p.File(name, 1)
