@@ -24,8 +24,10 @@ type Tree struct {
 	// and the largest extended attribute.
 	Prealloc, MaxFile bool
 	XattrMax          int
-	SymlinkMax        int64  // longest target in bytes, 0 if only Block limits it
-	MinorMax          uint32 // largest minor device number, 0 for Linux's own limit
+	SymlinkMax        int64 // longest target in bytes, 0 if only Block limits it
+	// DeviceMax are the largest major and minor device number, 0 for Linux's own
+	// limits.
+	DeviceMax [2]uint32
 }
 
 // Path is where name lies in the tree.

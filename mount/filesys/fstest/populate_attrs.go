@@ -23,11 +23,11 @@ func (p *Tree) Special() {
 	node("none", unix.S_IFCHR, 0, 0)
 	node("new major", unix.S_IFBLK, 259, 1)
 	node("new minor", unix.S_IFCHR, 4, 70000)
-	minor := uint32(1<<20 - 1)
-	if p.MinorMax > 0 {
-		minor = p.MinorMax
+	largest := p.DeviceMax
+	if largest[1] == 0 {
+		largest = [2]uint32{4095, 1<<20 - 1}
 	}
-	node("largest", unix.S_IFCHR, 4095, minor)
+	node("largest", unix.S_IFCHR, largest[0], largest[1])
 	for _, mode := range []uint32{0, 0o777, 0o4755, 0o2755, 0o1777, 0o7000} {
 		name := fmt.Sprintf("%s/mode %04o", d, mode)
 		p.File(name, 1)
