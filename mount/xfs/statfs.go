@@ -1,0 +1,85 @@
+package xfs
+
+import "math/bits"
+
+// maxInodes is the number of inodes that a volume can have (56 bits).
+const maxInodes = 1<<56 - 1
+
+// usage is what statfs tells, in blocks and inodes.
+type usage struct {
+	size, free       uint64
+	inodes, freeNode uint64
+}
+
+// countUsage computes what statfs shows on a read-only mount of Linux: without
+// the log, and without the blocks that each group keeps back so that it can
+// always free some. An inode can be made wherever there is free space, up to the
+// share of the volume that its superblock allows to inodes.
+func (f *FS) countUsage() usage {
+	raw := f.sb.raw
+	inodes, freeInodes, free := be.Uint64(raw[128:]), be.Uint64(raw[136:]), be.Uint64(raw[144:])
+	kept := 8 * f.sb.agCount
+	if f.recount || free > f.sb.blocks || freeInodes > inodes {
+		var trees uint64
+		inodes, freeInodes, free, trees = f.sumGroups()
+		// Blocks of the free space btrees count as free, and are not.
+		kept += trees
+	}
+	u := usage{size: f.sb.blocks}
+	if log := uint64(be.Uint32(raw[96:])); be.Uint64(raw[48:]) != 0 && log < u.size {
+		u.size -= log
+	}
+	if free > kept {
+		u.free = min(free-kept, f.sb.blocks)
+	}
+	u.inodes = min(inodes+u.free<<f.sb.inopBits, maxInodes)
+	if limit := f.maxInodes(); limit > 0 {
+		u.inodes = min(u.inodes, limit)
+	}
+	u.inodes = max(u.inodes, inodes)
+	if used := inodes - freeInodes; used < u.inodes {
+		u.freeNode = u.inodes - used
+	}
+	return u
+}
+
+// maxInodes is how many inodes the superblock allows, in whole chunks; 0 for as
+// many as fit.
+func (f *FS) maxInodes() uint64 {
+	percent := uint64(f.sb.raw[127])
+	if percent == 0 {
+		return 0
+	}
+	chunk := max(uint64(chunkInodes), 1<<f.sb.inopBits) >> f.sb.inopBits
+	high, low := bits.Mul64(f.sb.blocks, percent)
+	if high >= 100 {
+		return 0
+	}
+	blocks, _ := bits.Div64(high, low, 100)
+	return blocks / chunk * chunk << f.sb.inopBits
+}
+
+// sumGroups adds up the counters of all groups, which after a crash are right
+// where the superblock's are not. A group that cannot be read counts as full.
+func (f *FS) sumGroups() (inodes, freeInodes, free, trees uint64) {
+	for ag := range f.sb.agCount {
+		if agi, err := f.header(ag, 2); err == nil {
+			inodes += uint64(be.Uint32(agi[16:]))
+			freeInodes += uint64(be.Uint32(agi[28:]))
+		}
+		agf, err := f.header(ag, 1)
+		if err != nil {
+			continue
+		}
+		btree := uint64(be.Uint32(agf[60:]))
+		free += uint64(be.Uint32(agf[52:])) + uint64(be.Uint32(agf[48:])) + btree
+		// Those of the reverse mappings, but for its root, are in that count.
+		if f.sb.ro&roRmapbt != 0 {
+			if rmap := uint64(be.Uint32(agf[80:])); rmap > 0 {
+				btree -= min(btree, rmap-1)
+			}
+		}
+		trees += btree
+	}
+	return inodes, min(freeInodes, inodes), free, trees
+}
