@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"cairn/client"
@@ -17,7 +18,7 @@ import (
 //	policy    nightly (with --vault), v1/nightly
 //	machine   web1, HOST/web1
 //	item      web1, v1/web1
-//	point     web1@latest, web1@2026-11-20, web1@2026-11-20T22:00, web1@POINTID
+//	point     web1@latest, web1@latest~1 (the one before), web1@2026-11-20, web1@2026-11-20T22:00, web1@POINTID
 //	job       JOBID, v1/JOBID
 
 // all reads every page of a list.
@@ -178,8 +179,18 @@ func (a *app) point(ctx context.Context, c *client.Client, s string) (*cairnv1.R
 	if err != nil {
 		return nil, err
 	}
-	if which == "latest" && len(points) > 0 {
-		return points[0], nil
+	if back, ok := strings.CutPrefix(which, "latest"); ok && (back == "" || back[0] == '~') && len(points) > 0 {
+		n := 0
+		if back != "" {
+			if n, err = strconv.Atoi(back[1:]); err != nil || n < 0 || strings.HasPrefix(back, "~+") {
+				return nil, usagef("%q: after latest~ must be a number: %s@latest~1 is the point before the newest", s, item)
+			}
+		}
+		if n >= len(points) {
+			return nil, hintf(fmt.Errorf("item %s has no point %q: %s@latest~%d is its oldest", item, which, item, len(points)-1),
+				"list its points with: cairn point list %s", item)
+		}
+		return points[n], nil
 	}
 	var found []*cairnv1.RecoveryPoint
 	for _, p := range points {
