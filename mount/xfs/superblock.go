@@ -19,6 +19,8 @@ const (
 	superMagic = 0x58465342 // "XFSB"
 	// superBytes are those of a superblock that hold fields.
 	superBytes = 512
+	// minGroup is how many blocks a group has at least.
+	minGroup = 64
 	// daddrBits: disk addresses count units of 512 bytes.
 	daddrBits = 9
 )
@@ -146,11 +148,11 @@ func (s *superblock) decodeGeometry() error {
 		return badSuper("%d inodes to a block", be.Uint16(raw[106:]))
 	case raw[192] > 7 || s.dirBits > 16:
 		return badSuper("directory blocks of %d bits", s.dirBits)
-	case s.agCount == 0 || s.agBlocks<<s.blockBits < 4*s.sectSize || s.agBlocks == 0:
+	case s.agCount == 0 || s.agBlocks < minGroup || s.agBlocks<<s.blockBits < 4*s.sectSize:
 		return badSuper("%d groups of %d blocks", s.agCount, s.agBlocks)
 	case s.agBits != uint(bits.Len64(s.agBlocks-1)):
 		return badSuper("groups of %d blocks, %d bits", s.agBlocks, s.agBits)
-	case s.blocks > s.agCount*s.agBlocks || s.blocks <= (s.agCount-1)*s.agBlocks:
+	case s.blocks > s.agCount*s.agBlocks || s.blocks < (s.agCount-1)*s.agBlocks+minGroup:
 		return badSuper("%d blocks in %d groups of %d", s.blocks, s.agCount, s.agBlocks)
 	case s.blocks > 1<<52:
 		return badSuper("%d blocks", s.blocks)
