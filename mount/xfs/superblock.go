@@ -235,7 +235,7 @@ func anySuper(r io.ReaderAt, size int64) (*superblock, []string, error) {
 }
 
 // copies are the places where the second group may begin, from what is left of
-// the superblock, and from how mkfs divides a volume into 4.
+// the superblock, and from how mkfs divides a volume: evenly, usually by 4.
 func copies(damaged []byte, size int64) (list []int64) {
 	add := func(blocks, bits uint64) {
 		if bits < 9 || bits > 16 || blocks == 0 || blocks >= 1<<32 {
@@ -245,12 +245,14 @@ func copies(damaged []byte, size int64) (list []int64) {
 			list = append(list, off)
 		}
 	}
-	agBlocks, blocks := uint64(be.Uint32(damaged[84:])), be.Uint64(damaged[8:])
+	agBlocks, blocks := uint64(be.Uint32(damaged[84:])), min(be.Uint64(damaged[8:]), 1<<52)
 	for _, b := range []uint64{uint64(damaged[120]), uint64(bits.Len32(be.Uint32(damaged[4:]))) - 1, 12} {
 		add(agBlocks, b)
-		add((blocks+3)/4, b)
-		if b >= 9 && b <= 16 {
-			add((uint64(size)>>b+3)/4, b)
+		for _, n := range []uint64{max(1, uint64(be.Uint32(damaged[88:]))), 4} {
+			add((blocks+n-1)/n, b)
+			if b >= 9 && b <= 16 {
+				add((uint64(size)>>b+n-1)/n, b)
+			}
 		}
 	}
 	return list
