@@ -201,16 +201,21 @@ func (w *work) run(root string, steps int) {
 			_, err = f.WriteAt([]byte("changed"), int64(w.rng.IntN(30000)))
 			must(w.t, err)
 			must(w.t, f.Close())
-			// No two backups of a guest are taken within the second that is all
-			// old inodes can tell.
-			must(w.t, os.Chtimes(file, time.Time{}, time.Unix(int64(1e9+w.count), 0)))
+			w.later(file)
 		case op == 14 && !isLink():
 			must(w.t, unix.Setxattr(file, "user.x", []byte(fmt.Sprint(w.count)), 0))
+			w.later(file)
 		case op == 15:
 			must(w.t, os.WriteFile(fresh, []byte("replaces"), 0o600))
 			must(w.t, os.Rename(fresh, file))
 		}
 	}
+}
+
+// later gives a file a time of its own: no two backups of a guest are taken
+// within the second that is all that old inodes can tell.
+func (w *work) later(file string) {
+	must(w.t, os.Chtimes(file, time.Time{}, time.Unix(int64(1e9+w.count), 0)))
 }
 
 // TestDiffLive: the same between two moments of a guest at work, whose changes
