@@ -249,8 +249,10 @@ func (f *FS) find(d *dir, name string) (found *entry, err error) {
 			return true
 		}, nil)
 	})
-	if err != nil || index == nil {
-		// Too large, or damaged: without an index.
+	if err != nil {
+		return nil, err
+	}
+	if index == nil {
 		if err := f.scan(d, 0, match, nil); found == nil {
 			return nil, err
 		}
@@ -264,6 +266,9 @@ func (f *FS) find(d *dir, name string) (found *entry, err error) {
 		}, nil)
 		return more && err == nil
 	})
+	if found == nil && err == nil {
+		err = index.Damage
+	}
 	return found, err
 }
 

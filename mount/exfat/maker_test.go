@@ -64,7 +64,13 @@ type folder struct {
 
 func newMaker(t testing.TB, size int64, args ...string) *maker {
 	t.Helper()
-	b, err := os.ReadFile(mkfs(t, size, args...))
+	return makerOn(t, mkfs(t, size, args...))
+}
+
+// makerOn makes a maker for an image.
+func makerOn(t testing.TB, image string) *maker {
+	t.Helper()
+	b, err := os.ReadFile(image)
 	must(t, err)
 	m := &maker{TB: t, b: b, shift: uint(b[108]), count: le.Uint32(b[92:]), rand: rand.New(rand.NewPCG(1, 2))}
 	m.size = 1 << (m.shift + uint(b[109]))
