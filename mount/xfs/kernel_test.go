@@ -40,7 +40,7 @@ var kernelConfigs = []kernelConfig{
 	{name: "rmapbt", args: "-m rmapbt=1", block: 4096},
 	{name: "sectors 4k", args: "-s size=4096", block: 4096},
 	{name: "one group", args: "-d agcount=1", block: 4096},
-	{name: "13 groups", args: "-b size=1024 -d agcount=13", block: 1024},
+	{name: "13 groups", args: "-b size=1024 -d agcount=13", block: 1024, mib: 256},
 	{name: "striped", args: "-d su=65536,sw=4", block: 4096},
 	{name: "another UUID", args: "", block: 4096, setup: func(t *testing.T, image string) {
 		fstest.Run(t, "xfs_admin", "-U", "01234567-89ab-cdef-0123-456789abcdef", image)
