@@ -153,16 +153,15 @@ func testDirty(t *testing.T, args, options string, seed uint64) {
 	dirty := v.copy(t)
 	unmount()
 
-	if _, err := btrfs.Open(dirty.devices(t), filesys.Options{}); err != nil {
-		t.Fatal(err)
-	}
 	fs := dirty.open(t)
-	if w := strings.Join(fs.Info().Warnings, " "); !strings.Contains(w, "log was replayed") {
+	// Now and then Linux commits instead.
+	logged := dirty.logRoot(t) != 0
+	if w := strings.Join(fs.Info().Warnings, " "); strings.Contains(w, "log was replayed") != logged {
 		t.Errorf("warnings: %s", w)
 	}
 	stale, err := btrfs.Open(dirty.devices(t), filesys.Options{IgnoreLog: true})
 	must(t, err)
-	if _, err := stale.Lookup(stale.Root(), "last"); !errors.Is(err, filesys.ErrNotExist) || len(stale.Info().Warnings) == 0 {
+	if _, err := stale.Lookup(stale.Root(), "last"); logged && (!errors.Is(err, filesys.ErrNotExist) || len(stale.Info().Warnings) == 0) {
 		t.Errorf("without the log: %v, %v", err, stale.Info().Warnings)
 	}
 	// The kernel writes while it replays: of the copy, another copy.
