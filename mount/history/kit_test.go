@@ -289,7 +289,7 @@ func checkDiff(t *testing.T, old, now map[string]described, list []Change) {
 // diff gives what Diff says, which must not have a problem.
 func diff(t testing.TB, a, b *Point, walkOnly bool) (list []Change) {
 	t.Helper()
-	d := &diffing{ctx: ctx, a: a, b: b, delta: newDelta(a, b), walkOnly: walkOnly, o: Options{Problem: func(point, p string, err error) {
+	d := &diffing{ctx: ctx, a: a, b: b, delta: newDelta(a, b), o: Options{Walk: walkOnly, Problem: func(point, p string, err error) {
 		t.Errorf("problem in %s: %s: %v", point, p, err)
 	}}}
 	if err := d.run("", func(c Change) error { list = append(list, c); return nil }); err != nil && !errors.Is(err, ErrIncomplete) {

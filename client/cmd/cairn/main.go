@@ -46,6 +46,9 @@ func run() int {
 	if strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag") {
 		unknown = true
 	}
+	if errors.As(err, &quietError{}) {
+		return 1
+	}
 	printError(os.Stderr, err)
 	if errors.As(err, &usage) || unknown {
 		return 2
@@ -63,6 +66,9 @@ type app struct {
 
 // usageError is a wrong command line: exit status 2.
 type usageError struct{ error }
+
+// quietError makes the exit status 1 and says no more: the output did.
+type quietError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
@@ -103,6 +109,7 @@ func newRoot() *cobra.Command {
 		a.protectCmd(), a.itemCmd(), a.backupCmd(),
 		a.jobCmd(), a.pointCmd(), a.auditCmd(),
 		a.mountCmd(), a.lsCmd(), a.cpCmd(),
+		a.versionsCmd(), a.findCmd(), a.diffCmd(),
 		a.restoreCmd(),
 		a.agentCmd(), a.benchCmd(), a.sandboxServerCmd(),
 	)
