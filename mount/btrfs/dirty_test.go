@@ -138,7 +138,7 @@ func testDirty(t *testing.T, args, options string, seed uint64) {
 	for range 200 {
 		g.step()
 	}
-	sync(t, root)
+	commit(t, root)
 	for range 1 + g.r.IntN(100) {
 		g.step()
 		switch g.r.IntN(6) {

@@ -64,6 +64,10 @@ func Open(devs []Device, o filesys.Options) (*FS, error) {
 		return nil, wrap(err, "open btrfs: default subvolume")
 	}
 	f, err := v.sub(id)
+	if isNotExist(err) && id != topLevelID {
+		v.warnings = append(v.warnings, fmt.Sprintf("The default subvolume %d is not there; the top level is shown.", id))
+		f, err = v.sub(topLevelID)
+	}
 	if err != nil {
 		return nil, wrap(err, "open btrfs")
 	}
