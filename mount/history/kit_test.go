@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -313,3 +314,15 @@ func lines(list []Change) (out []string) {
 }
 
 func digestOf(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
+
+// broken copies an image of 8 MiB in blocks of 1 KiB, which has one superblock,
+// whose checksum does not fit any more.
+func broken(t testing.TB, image string) string {
+	t.Helper()
+	b, err := os.ReadFile(image)
+	must(t, err)
+	copy(b[1024+0x78:], "no name at all")
+	name := filepath.Join(t.TempDir(), "broken")
+	must(t, os.WriteFile(name, b, 0o600))
+	return name
+}
