@@ -132,7 +132,8 @@ func (s *stream) storedUnit(off int64) (filesys.Range, int64, error) {
 				in -= size
 			}
 		}
-	case len(u.runs) == 1:
+	case len(u.runs) == 1 && int64(u.clusters<<shift) != n:
+		// As many bytes as there is content would look like plain data.
 		return filesys.Range{Off: u.runs[0].lcn << shift, Len: int64(u.clusters << shift)}, n, nil
 	}
 	return filesys.Range{Off: -1, Len: int64(u.clusters << shift)}, n, nil

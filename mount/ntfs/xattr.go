@@ -163,11 +163,14 @@ func (in *inode) systemXattr(name string) ([]byte, error) {
 	return nil, nil
 }
 
-// dosName is the 8.3 name; nil without one.
+// dosName is the 8.3 name, which has no small letters; nil without one.
 func (in *inode) dosName() (v []byte, err error) {
+	if in.num == inoRoot {
+		return nil, nil
+	}
 	err = in.eachName(func(n fileName) bool {
 		if n.space == spaceDOS || n.space == spaceBoth {
-			v = []byte(decodeName(n.raw))
+			v = []byte(decodeName(in.fs.upcase().all(n.raw)))
 		}
 		return n.space != spaceDOS
 	})
