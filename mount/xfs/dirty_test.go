@@ -1,6 +1,7 @@
 package xfs_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cairn/mount/filesys/fstest"
+	"cairn/mount/xfs"
 	"cairn/mount/xfslog/dirtytest"
 )
 
@@ -31,7 +33,23 @@ func TestDirty(t *testing.T) {
 // TestLive: the same for images of a guest that was in the middle of its work.
 func TestLive(t *testing.T) {
 	rng := dirtyRand(t)
-	for _, image := range dirtytest.Live(t, dirtytest.Configs[0], 2, rng) {
+	images := dirtytest.Live(t, dirtytest.Configs[0], 3, rng)
+	// The log of either of two states tells of inodes that differ, too.
+	var states [][]byte
+	var opened []*xfs.FS
+	for _, image := range images {
+		b, err := os.ReadFile(image)
+		must(t, err)
+		states, opened = append(states, b), append(opened, openBytes(t, b))
+	}
+	for i := range states {
+		for j := range states {
+			end := uint64(len(states[i]) / 512)
+			checkDiffer(t, fmt.Sprintf("states %d and %d", i, j), opened[i], opened[j], changedRanges(states[i], states[j]),
+				answers(opened[i], end), answers(opened[j], end))
+		}
+	}
+	for _, image := range images {
 		compareDirty(t, image)
 	}
 }
