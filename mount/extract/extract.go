@@ -24,6 +24,11 @@
 // special files, as far as this user may: what may not be set is counted and
 // said once.
 //
+// A tar archive is in the PAX format: names, sizes and times of any kind, extended
+// attributes and access control lists as GNU tar, star and bsdtar write them, hard
+// links, and sparse files without their holes (sparse.go). Sockets alone have no
+// place in it.
+//
 // The package imports mount/tree and mount/filesys, nothing of FUSE.
 package extract
 
