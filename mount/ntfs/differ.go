@@ -60,7 +60,7 @@ func (f *FS) visitChanged(o *FS, changed []filesys.Range, fn func(uint64) bool) 
 			if rec.base != 0 {
 				ino = refNum(rec.base)
 			}
-			if !fn(ino) {
+			if ino != inoMFT && !fn(ino) {
 				return false, nil
 			}
 		}

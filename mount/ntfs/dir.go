@@ -176,8 +176,11 @@ func (f *FS) lookup(dir uint64, name string, fold bool) (uint64, error) {
 		return 0, err
 	}
 	ino, err := f.resolve(e.ref)
-	if err != nil {
+	switch {
+	case err != nil:
 		return 0, fmt.Errorf("%q in directory %d: %w", name, dir, err)
+	case ino == inoMFT:
+		return 0, absent(dir, name)
 	}
 	return ino, nil
 }

@@ -50,8 +50,8 @@
 // # What is shown, and how
 //
 // The model is ntfs-3g without options: names have a case, in all namespaces but
-// DOS's, which is found but not listed; the file system's own files are found but
-// not listed; everything belongs to root with mode 0777, unless the Windows
+// DOS's, which is found but not listed; the file system's own files but the MFT are
+// found but not listed; everything belongs to root with mode 0777, unless the Windows
 // Subsystem for Linux has noted owner and mode; named streams are extended
 // attributes ("user.NAME"), and the attributes "system.ntfs_…" tell what only
 // Windows knows. Different from it are: links of Windows become relative, so

@@ -42,8 +42,12 @@ func (in *inode) isDir() bool { return in.mode&filesys.TypeMask == filesys.TypeD
 
 // inode reads an inode. Its number is that of its base record. A number with a
 // sequence in its upper 16 bits stands for a directory entry of a file that is
-// gone, and gives an error.
+// gone, and gives an error. The MFT itself, inode 0, is shown to nobody: the
+// number is none elsewhere.
 func (f *FS) inode(ino uint64) (*inode, error) {
+	if ino == inoMFT {
+		return nil, fmt.Errorf("inode 0: %w", filesys.ErrNotExist)
+	}
 	if refSeq(ino) != 0 {
 		if _, err := f.resolve(ino); err != nil {
 			return nil, err
