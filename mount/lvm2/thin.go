@@ -69,7 +69,7 @@ func (b *builder) openPool(name string) (*thinPool, error) {
 		return nil, data.err
 	}
 	p := &thinPool{meta: newMetadata(meta.dev), data: data.dev}
-	sb, err := p.meta.block(0, superSalt)
+	sb, err := p.meta.block(0, thinSuper)
 	if err != nil {
 		return nil, fmt.Errorf("superblock: %w", err)
 	}
