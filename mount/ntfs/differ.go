@@ -60,12 +60,32 @@ func (f *FS) visitChanged(o *FS, changed []filesys.Range, fn func(uint64) bool) 
 			if rec.base != 0 {
 				ino = refNum(rec.base)
 			}
-			if ino != inoMFT && !fn(ino) {
+			if ino != inoMFT && !fn(ino) || !f.visitParents(o, rec, fn) {
 				return false, nil
 			}
 		}
 	}
 	return true, nil
+}
+
+// visitParents calls fn for the directories that name a record which is another
+// file's in the other state, or a file of another kind: what they say of it is
+// something else then, even if they are the same.
+func (f *FS) visitParents(o *FS, rec *record, fn func(uint64) bool) (more bool) {
+	was, err := o.record(rec.num)
+	const kinds = fileReparse | fileSystem
+	if err == nil && was.flags == rec.flags && was.seq == rec.seq && was.base == rec.base &&
+		was.fileAttrs()&kinds == rec.fileAttrs()&kinds {
+		return true
+	}
+	for i := range rec.attrs {
+		if a := &rec.attrs[i]; a.typ == attrFileName && !a.nonresident {
+			if n, err := parseFileName(a.value); err == nil && refNum(n.parent) != inoMFT && !fn(refNum(n.parent)) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // mayDiffer says whether anything that a record decides, but for the content,
@@ -95,10 +115,7 @@ func (f *FS) mayDiffer(o *FS, rec *record, changed []filesys.Range) bool {
 		}
 	}
 	// Small system files may be special files, by what is in them.
-	if std := rec.find(attrStandard, ""); std != nil && len(std.value) >= 36 && le.Uint32(std.value[32:])&fileSystem != 0 {
-		return true
-	}
-	return false
+	return rec.fileAttrs()&fileSystem != 0
 }
 
 // touches says whether any of the ranges, which are ascending and disjoint, has a

@@ -150,8 +150,7 @@ func (f *FS) entryInode(ref uint64) (ino uint64, typ uint32) {
 	if rec.flags&recordInUse == 0 || rec.base != 0 || rec.seq != refSeq(ref) {
 		return ref, 0
 	}
-	std := rec.find(attrStandard, "")
-	if std == nil || std.nonresident || len(std.value) < 36 || le.Uint32(std.value[32:])&(fileReparse|fileSystem) != 0 {
+	if rec.fileAttrs()&(fileReparse|fileSystem) != 0 {
 		return num, 0
 	}
 	if rec.flags&recordIsDir != 0 {

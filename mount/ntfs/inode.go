@@ -74,7 +74,7 @@ func (f *FS) inode(ino uint64) (*inode, error) {
 	if err := in.load(); err != nil {
 		return nil, err
 	}
-	f.cache.put(k, in, 400+80*len(in.list)+rec.cost(1<<f.b.recordBits))
+	f.cache.put(k, in, 400+160*len(in.list)+rec.cost(1<<f.b.recordBits))
 	return in, nil
 }
 

@@ -10,9 +10,9 @@ import (
 const (
 	// chunkBits is log2 of the bytes of the MFT that are read at once.
 	chunkBits = 14
-	// maxMFTRuns bounds the memory for the place of the MFT: half a million
-	// pieces take 12 MiB.
-	maxMFTRuns = 1 << 19
+	// maxMFTRuns bounds the memory for the place of the MFT: a quarter of a
+	// million pieces take 6 MiB.
+	maxMFTRuns = 1 << 18
 )
 
 // mft knows where the records lie. Its runs are all in memory: everything else
