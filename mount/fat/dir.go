@@ -77,7 +77,7 @@ func (f *FS) dir(ino uint64) (*dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.dirs.Put(ino, d, 200)
+	f.dirs.Put(ino, d, d.slots.Cost())
 	return d, nil
 }
 

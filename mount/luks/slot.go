@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -54,6 +55,8 @@ const (
 	maxIterations = 1 << 29
 	// maxMemory of Argon2 in KiB; cryptsetup has the same limit.
 	maxMemory = 4 << 20
+	// returned is from where on Argon2's memory, in KiB, is given back at once.
+	returned = 64 << 10
 	// maxWork is Argon2's memory in KiB times its passes: some minutes.
 	maxWork = 64 * maxMemory
 )
@@ -204,6 +207,9 @@ func (k *keySlot) unlock(d blockdev.Device, secret []byte) ([]byte, error) {
 		return nil, fmt.Errorf("key material: %w", err)
 	}
 	areaKey, err := k.kdf.key(secret, k.areaKey)
+	if k.kdf.memory > returned {
+		debug.FreeOSMemory() // or the next slot's comes on top of it
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -25,9 +25,9 @@ type Parents struct {
 
 const (
 	// generation is how many ways are young at most.
-	generation = 1 << 17
+	generation = 1 << 16
 	// maxDirs bounds a search; its memory is about 50 bytes for each directory.
-	maxDirs = 1 << 18
+	maxDirs = 1 << 17
 	// maxDepth bounds the way up.
 	maxDepth = 4096
 )
