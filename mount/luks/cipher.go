@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/aead/serpent"
 	"golang.org/x/crypto/twofish"
 )
 
@@ -37,6 +38,8 @@ func parseCipher(spec string) (cipherSpec, error) {
 	case "twofish":
 		s.block = func(key []byte) (cipher.Block, error) { return twofish.NewCipher(key) }
 		s.sizes = []int{16, 24, 32}
+	case "serpent":
+		s.block, s.sizes = serpent.NewCipher, []int{16, 24, 32}
 	default:
 		return s, unsupported("cipher %q", spec)
 	}

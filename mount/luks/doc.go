@@ -31,16 +31,16 @@
 //
 // # What is read
 //
-//   - ciphers aes and twofish in modes xts-plain64, xts-plain, cbc-plain64,
+//   - ciphers aes, serpent and twofish in modes xts-plain64, xts-plain, cbc-plain64,
 //     cbc-plain and cbc-essiv with any of the hashes
-//   - hashes sha1, sha2, sha3, ripemd160, blake2b-512, blake2s-256
+//   - hashes sha1, sha2, sha3, ripemd160, whirlpool, blake2b-512, blake2s-256
 //   - PBKDF2, Argon2i, Argon2id
 //   - sectors of 512 to 4096 bytes, and an offset of the initial vectors
 //
-// Everything else is refused by its name, with filesys.ErrUnsupported: serpent,
-// camellia and other ciphers, for which no Go library is kept up; whirlpool;
-// integrity (dm-integrity under the volume); a re-encryption that has not ended;
-// detached headers; encryption by the disk itself (OPAL).
+// Everything else is refused by its name, with filesys.ErrUnsupported: camellia
+// and other ciphers, for which there is no Go library; other hashes; integrity
+// (dm-integrity under the volume); a re-encryption that has not ended; detached
+// headers; encryption by the disk itself (OPAL).
 //
 // # What holds
 //

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"hash"
 
+	"github.com/jzelinskie/whirlpool"
 	"golang.org/x/crypto/blake2b"
 	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/ripemd160"
@@ -37,6 +38,8 @@ func hashes(name string) (func() hash.Hash, error) {
 		return func() hash.Hash { return sha3.New512() }, nil
 	case "ripemd160":
 		return ripemd160.New, nil
+	case "whirlpool":
+		return whirlpool.New, nil
 	case "blake2b-512":
 		return func() hash.Hash {
 			h, err := blake2b.New512(nil)

@@ -78,11 +78,11 @@ func TestRefused(t *testing.T) {
 		return b
 	}
 	unsupported, corrupt := filesys.ErrUnsupported, filesys.ErrCorrupt
-	check(patch(8, []byte("serpent\x00")...), unsupported, `"serpent-xts-plain64"`)
+	check(patch(8, []byte("camellia\x00")...), unsupported, `"camellia-xts-plain64"`)
 	check(patch(40, []byte("ecb\x00")...), unsupported, `"aes-ecb"`)
 	check(patch(40, []byte("xts-essiv:sha256\x00")...), unsupported, "essiv")
 	check(patch(40, []byte("cbc-essiv:sha1\x00")...), unsupported, "essiv")
-	check(patch(72, []byte("whirlpool\x00")...), unsupported, `"whirlpool"`)
+	check(patch(72, []byte("stribog512\x00")...), unsupported, `"stribog512"`)
 	check(patch(104, 0, 0, 0, 0), unsupported, "apart")
 	check(patch(7, 3), filesys.ErrUnsupported, "version 3")
 	check(patch(0, 'X'), filesys.ErrWrongType, "no LUKS header")

@@ -92,6 +92,8 @@ func TestQEMU(t *testing.T) {
 		"cipher-alg=aes-256,cipher-mode=xts,ivgen-alg=plain64,hash-alg=sha256",
 		"cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha1",
 		"cipher-alg=twofish-256,cipher-mode=xts,ivgen-alg=plain64,hash-alg=sha512",
+		"cipher-alg=serpent-256,cipher-mode=xts,ivgen-alg=plain64,hash-alg=sha256",
+		"cipher-alg=serpent-128,cipher-mode=cbc,ivgen-alg=plain64,hash-alg=ripemd160",
 	} {
 		t.Run(options, func(t *testing.T) {
 			t.Parallel()
@@ -165,6 +167,7 @@ func TestCryptsetup(t *testing.T) {
 		"--cipher aes-cbc-plain64 --key-size 192 --sector-size 512 --hash sha3-256",
 		"--cipher aes-cbc-plain --key-size 128 --hash blake2b-512",
 		"--cipher aes-xts-plain64 --hash blake2s-256 --keyslot-cipher aes-cbc-essiv:sha256 --keyslot-key-size 256",
+		"--cipher aes-xts-plain64 --hash whirlpool",
 		"argon2i --cipher aes-xts-plain64",
 		"argon2id --cipher aes-xts-plain64 --sector-size 4096",
 	} {
@@ -202,6 +205,19 @@ func TestCryptsetup(t *testing.T) {
 				t.Errorf("with a wrong secret: %v", err)
 			}
 		})
+	}
+}
+
+// TestHashes: LUKS1 with every hash.
+func TestHashes(t *testing.T) {
+	for _, hash := range strings.Fields("sha1 sha224 sha256 sha384 sha512 sha3-224 sha3-256 sha3-384 sha3-512 ripemd160 whirlpool blake2b-512 blake2s-256") {
+		for _, size := range []string{"256", "512"} {
+			path := write(t, noise[:4<<20])
+			cryptsetup(t, append([]string{"luksFormat", "--type", "luks1", "--hash", hash, "--key-size", size, path}, quick...)...)
+			if _, err := luks.Open(disk(read(t, path)), []byte(secret)); err != nil {
+				t.Errorf("%s, %s bits: %v", hash, size, err)
+			}
+		}
 	}
 }
 
