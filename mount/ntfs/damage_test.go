@@ -3,6 +3,7 @@ package ntfs_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -19,6 +20,10 @@ func openBytes(b []byte) (*ntfs.FS, string, error) {
 		return nil, "", err
 	}
 	return fs, strings.Join(fs.Info().Warnings, " "), nil
+}
+
+func openReader(r io.ReaderAt, size int64) (*ntfs.FS, error) {
+	return ntfs.Open(r, size, filesys.Options{})
 }
 
 // image16 is a small volume with a few files.

@@ -13,7 +13,7 @@ const (
 	fileSystem       = 0x4
 	fileReparse      = 0x400
 	fileOffline      = 0x1000
-	fileRecallOpen   = 0x40000
+	fileRecallOpen   = 0x40000 // of placeholders; of others, that they have extended attributes
 	fileRecallAccess = 0x400000
 )
 
@@ -127,7 +127,7 @@ func (in *inode) load() error {
 			return err
 		}
 	}
-	if in.attrs&(fileRecallOpen|fileRecallAccess) != 0 && in.refused == nil {
+	if in.attrs&fileRecallAccess != 0 && in.refused == nil {
 		in.refused = unsupported("inode %d: its content is in the cloud (recall on access)", in.num)
 	}
 	return in.loadEA()

@@ -52,6 +52,23 @@ func TestKernel(t *testing.T) {
 	}
 }
 
+// TestLargeClusters: the largest that mkntfs makes.
+func TestLargeClusters(t *testing.T) {
+	image := mkntfs(t, 100<<20, "-c", "1048576")
+	dir, unmount := mount(t, image, "")
+	p := &fstest.Tree{TB: t, Root: dir, Block: 4096, Rand: rand.NewChaCha8([32]byte{1})}
+	for i := range 300 {
+		p.File(p.Dir("many")+fmt.Sprintf("/file %d", i), int64(i))
+	}
+	p.File("large", 5<<20+17)
+	p.Open("sparse", func(f *os.File) {
+		p.Write(f, 7<<20, 100)
+		p.Write(f, 3<<20, 100)
+	})
+	unmount()
+	compare(t, image)
+}
+
 // compare holds what is read from an image against ntfs-3g's mount of it.
 func compare(t *testing.T, image string, names ...string) *ntfs.FS {
 	t.Helper()

@@ -88,7 +88,11 @@ func (in *inode) loadReparse() error {
 		return in.loadWOF()
 	case r.tag&cloudMask == tagCloud:
 		// A placeholder whose content is here is a file like any other.
-		if in.attrs&fileOffline != 0 {
+		ea, err := in.stream(attrEA, "")
+		if err != nil {
+			return err
+		}
+		if in.attrs&fileOffline != 0 || in.attrs&fileRecallOpen != 0 && ea == nil {
 			in.refused = unsupported("inode %d: its content is in the cloud", in.num)
 		}
 	default:

@@ -116,6 +116,12 @@ func TestLinuxFiles(t *testing.T) {
 			t.Errorf("%s is %+v, %v, want %+v", name, got, err, want)
 		}
 	}
+	if got := content(t, fs, "f"); string(got) != "x" {
+		t.Errorf("content %q", got)
+	}
+	if got := list(t, fs, walk(t, fs, "d")); len(got) > 0 {
+		t.Errorf("entries %q", got)
+	}
 	if target, err := fs.Readlink(walk(t, fs, "l")); err != nil || target != "some/where" {
 		t.Errorf("target %q, %v", target, err)
 	}

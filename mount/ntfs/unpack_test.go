@@ -39,6 +39,61 @@ func TestUnpack(t *testing.T) {
 	}
 }
 
+// TestUncompressedLZX: two uncompressed blocks, of 99 and of 100 bytes. Bits of
+// the first header: 011, 0, and 16 of the size; of the second the same.
+func TestUncompressedLZX(t *testing.T) {
+	want := make([]byte, 199)
+	for i := range want {
+		want[i] = byte(i * 7)
+	}
+	block := func(size int, data []byte) []byte {
+		bits := uint32(0b0110<<28 | size<<12)
+		p := le.AppendUint16(nil, uint16(bits>>16))
+		p = le.AppendUint16(p, uint16(bits))
+		for i := range 3 {
+			p = le.AppendUint32(p, uint32(i+1))
+		}
+		p = append(p, data...)
+		if size%2 != 0 {
+			p = append(p, 0)
+		}
+		return p
+	}
+	got := make([]byte, 199)
+	if err := lzx(got, append(block(99, want[:99]), block(100, want[99:])...)); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%x, %v", got, err)
+	}
+}
+
+// TestClusterSizes: the encodings of sizes in the boot sector.
+func TestClusterSizes(t *testing.T) {
+	for _, c := range []struct {
+		sector         uint16
+		cluster, mft   byte
+		wantC, wantMFT int64 // 0: refused
+	}{
+		{512, 1, 2, 512, 1024}, {512, 8, 0xF6, 4096, 1024}, {512, 128, 0xF6, 65536, 1024}, {512, 0xF8, 0xF6, 131072, 1024},
+		{512, 0xF4, 0xF6, 2 << 20, 1024}, {4096, 1, 1, 4096, 4096}, {4096, 0xF7, 0xF4, 2 << 20, 4096}, {1024, 1, 1, 1024, 1024},
+		{512, 0xF3, 0xF6, 0, 0}, {512, 0, 0xF6, 0, 0}, {512, 3, 0xF6, 0, 0}, {512, 8, 0, 0, 0}, {512, 8, 3, 0, 0}, {512, 8, 2, 0, 0},
+		{500, 8, 0xF6, 0, 0}, {8192, 1, 0xF6, 0, 0}, {512, 8, 0xE0, 0, 0}, {512, 8, 0x80, 0, 0},
+	} {
+		p := make([]byte, 512)
+		copy(p[3:], oemIdentifier)
+		le.PutUint16(p[0x0B:], c.sector)
+		p[0x0D], p[0x40], p[0x1FE], p[0x1FF] = c.cluster, c.mft, 0x55, 0xAA
+		le.PutUint64(p[0x28:], 1<<20)
+		le.PutUint64(p[0x30:], 4)
+		b, err := parseBoot(p, 1<<40)
+		if c.wantC == 0 {
+			if !errors.Is(err, filesys.ErrCorrupt) {
+				t.Errorf("%+v: %v", c, err)
+			}
+		} else if err != nil || b.clusterSize() != c.wantC || int64(1)<<b.recordBits != c.wantMFT {
+			t.Errorf("%+v: %+v, %v", c, b, err)
+		}
+	}
+}
+
 // TestSigned and the like: numbers in mapping pairs.
 func TestRuns(t *testing.T) {
 	runs, err := decodeRuns([]byte{0x31, 0x10, 0x00, 0x01, 0x00, 0x01, 0x05, 0x11, 0x03, 0xF0, 0x21, 0x02, 0x00, 0x80, 0}, 7, 33, 1<<20)

@@ -13,8 +13,6 @@ const (
 	userPrefix = "user."
 	// maxXattr is the largest value that Linux hands out.
 	maxXattr = 64 << 10
-	// maxXattrName is the longest name that Linux knows.
-	maxXattrName = 255
 )
 
 // wofStream is where system compression keeps content. It is the file's content,
