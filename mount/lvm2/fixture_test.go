@@ -54,7 +54,7 @@ func find(t testing.TB, vgs []*lvm2.VG, name string) lvm2.LV {
 
 // TestKernel: each volume has the bytes that the kernel reads from it.
 func TestKernel(t *testing.T) {
-	for _, name := range []string{"lvm-raid", "lvm-thin", "lvm-snap", "lvm-cache", "lvm-states"} {
+	for _, name := range []string{"lvm-raid", "lvm-thin", "lvm-snap", "lvm-cache", "lvm-deep", "lvm-states"} {
 		t.Run(name, func(t *testing.T) {
 			f := raidtest.Load(t, name)
 			vgs := assemble(t, f.Disks)

@@ -63,6 +63,9 @@ func (a *Array) assemble() error {
 			return m.sb.refused
 		}
 	}
+	if err := a.divided(f); err != nil {
+		return err
+	}
 	if f.disks <= 0 {
 		return fmt.Errorf("array of %d members: %w", f.disks, filesys.ErrCorrupt)
 	}
@@ -107,6 +110,21 @@ func (a *Array) assemble() error {
 		legs[i] = leg
 	}
 	return a.build(fresh, legs)
+}
+
+// divided finds members that were used without each other: each is up to date, and
+// calls the other failed.
+func (a *Array) divided(f *superblock) error {
+	for _, m := range a.Members {
+		s := &m.sb
+		if s.events != f.events || s.number >= len(f.roles) || s.number >= len(s.roles) {
+			continue
+		}
+		if f.roles[s.number] >= roleJournal && int(s.roles[s.number]) < s.disks {
+			return fmt.Errorf("its members were used without each other, and nothing tells which are meant: %w", filesys.ErrUnsupported)
+		}
+	}
+	return nil
 }
 
 // slotOf tells which slot a member has, -1 for none (a spare), by the freshest
@@ -160,6 +178,9 @@ func (a *Array) build(fresh *Member, legs []raid.Leg) error {
 	c := raid.Config{Level: f.level, Layout: f.layout, Chunk: f.chunk, Legs: legs, LegSize: f.size, InStep: fresh.inStep()}
 	if f.level == -1 {
 		return a.linear(f, legs)
+	}
+	if f.level > 0 && f.size <= 0 {
+		return fmt.Errorf("it uses %d bytes of each member: %w", f.size, filesys.ErrCorrupt)
 	}
 	size, err := raid.Size(c)
 	if err != nil {

@@ -98,6 +98,9 @@ func readV1(d blockdev.Device, version string, off int64) (*Member, error) {
 	if s.disks < 0 || s.disks > maxRoles {
 		return bad("%d slots", s.disks)
 	}
+	if s.level == -1 || s.level == 0 {
+		s.size = 0 // each member's own
+	}
 	features := le.Uint32(b[8:])
 	if features&featureRecoveryOffset != 0 {
 		s.inSync = int64(min(le.Uint64(b[152:]), uint64(noLimit/sectorSize))) * sectorSize
