@@ -34,7 +34,8 @@ type built struct {
 	err      error
 	warnings []string
 	done     bool
-	raids    int // how many mirrors and raids are inside of each other
+	depth    int // how many volumes are inside of each other
+	raids    int // how many of them are mirrors and raids
 }
 
 // maxWarnings bounds what is said of one volume.
@@ -56,7 +57,8 @@ func (b *builder) inherit(v *built) {
 		b.warn("%s", w)
 	}
 	if n := len(b.stack); n > 0 {
-		b.stack[n-1].raids = max(b.stack[n-1].raids, v.raids)
+		top := b.stack[n-1]
+		top.raids, top.depth = max(top.raids, v.raids), max(top.depth, v.depth+1)
 	}
 }
 
@@ -161,6 +163,9 @@ func (b *builder) volume(name string) *built {
 	b.stack = append(b.stack, v)
 	v.dev, v.err = b.make(name)
 	b.stack = b.stack[:len(b.stack)-1]
+	if v.depth >= maxNesting && v.err == nil {
+		v.dev, v.err = nil, fmt.Errorf("volume %s: volumes are nested too deeply: %w", name, filesys.ErrUnsupported)
+	}
 	v.done = true
 	b.inherit(v)
 	return v

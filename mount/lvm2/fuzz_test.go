@@ -5,7 +5,6 @@ import (
 	"errors"
 	"hash/crc32"
 	"math/rand/v2"
-	"strings"
 	"testing"
 	"time"
 
@@ -177,22 +176,20 @@ func (d *raidDisk) Place(off int64) (blockdev.Place, int64, error) {
 
 // FuzzText makes groups of any text.
 func FuzzText(f *testing.F) {
-	for _, name := range append(fixtures, "lvm-raid") {
-		fix := raidtest.Load(f, name)
-		for _, d := range fix.Disks {
-			pv, err := Read(d.Device())
-			if err != nil {
-				f.Fatal(err)
-			}
-			if t := pv.newest(); t != nil {
-				var text strings.Builder
-				for _, p := range t.parts {
-					text.Write(d.Data[p.off:][:p.size])
-				}
-				f.Add(text.String())
-				break
-			}
-		}
+	linear := `type = "striped" stripe_count = 1 stripes = [ "pv0", 5 ]`
+	for _, lvs := range []string{
+		lvText("a", 2, linear),
+		lvText("a", 2, `type = "striped" stripe_count = 2 stripe_size = 16 stripes = [ "pv0", 0, "pv0", 100 ]`),
+		lvText("i0", 1, linear) + lvText("i1", 1, linear) + lvText("a", 1, `type = "raid0" stripe_count = 2 stripe_size = 8 raid0_lvs = [ "i0", "i1" ]`),
+		lvText("m", 1, linear) + lvText("i", 1, linear) + lvText("a", 2, `type = "raid5_ls" device_count = 3 stripe_size = 8 raids = [ "m", "i", "m", "i", "m", "i" ]`),
+		lvText("m", 1, linear) + lvText("i", 1, linear) + lvText("a", 1, `type = "raid10" data_copies = 2 device_count = 2 stripe_size = 8 raids = [ "m", "i", "m", "i" ]`),
+		lvText("m", 1, linear) + lvText("a", 1, `type = "mirror" mirror_count = 2 region_size = 8 mirror_log = "m" mirrors = [ "pv0", 1, "m", 0 ]`),
+		lvText("m", 1, linear) + lvText("d", 1, linear) + lvText("p", 1, `type = "thin-pool" metadata = "m" pool = "d" chunk_size = 128`) + lvText("a", 1, `type = "thin" thin_pool = "p" device_id = 1 external_origin = "d"`),
+		lvText("o", 1, linear) + lvText("c", 1, linear) + lvText("s", 1, `type = "snapshot" chunk_size = 8 origin = "o" cow_store = "c"`),
+		lvText("o", 1, linear) + lvText("c", 1, linear) + lvText("s", 1, `type = "cache" origin = "o" cache_pool = "c" cache_mode = "writethrough" metadata_start = 0 metadata_len = 64 data_start = 64 data_len = 64`),
+		lvText("z", 9, `type = "zero"`) + lvText("e", 9, `type = "error"`),
+	} {
+		f.Add(groupText(lvs))
 	}
 	fix := &raidtest.Fixture{Disks: []*raidtest.Disk{{Data: make([]byte, 1<<24)}}}
 	f.Fuzz(func(t *testing.T, text string) {
