@@ -146,7 +146,9 @@ func TestParents(t *testing.T) {
 		t.Errorf("parent of what is not there: %v", err)
 	}
 	for i := range uint64(3 * generation) {
-		p.Note(1<<40+i, 1)
+		if err := p.Note(1<<40+i, 1); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if len(p.young) > generation || len(p.old) > generation {
 		t.Errorf("%d and %d are remembered", len(p.young), len(p.old))
@@ -217,7 +219,9 @@ func TestMemory(t *testing.T) {
 	}
 	parents := NewParents(1, func(uint64, func(uint64) bool) error { return nil })
 	for i := range uint64(3 * generation) {
-		parents.Note(i, 1)
+		if err := parents.Note(i, 1); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if n := heap() - before; n > 48<<20 {
 		t.Errorf("%d MiB are kept", n>>20)
