@@ -294,36 +294,75 @@ func TestInitialized(t *testing.T) {
 	}
 }
 
-// TestHugeSparse: holes cost nothing.
+// TestHugeSparse: holes cost nothing, however large they are.
 func TestHugeSparse(t *testing.T) {
-	fs, image := made(t, 32, "-c 4096", func(dir string) {
-		f, err := os.Create(dir + "/f")
+	image := mkntfs(t, 32<<20, "-c", "4096")
+	dir, unmount := mount(t, image, "")
+	f, err := os.Create(dir + "/f")
+	must(t, err)
+	for _, off := range []int64{0, 1 << 31, 1<<33 + 7, 1 << 40} {
+		_, err = f.WriteAt([]byte("data"), off)
 		must(t, err)
-		for _, off := range []int64{0, 1 << 31, 1<<33 + 7, 1 << 40} {
-			_, err = f.WriteAt([]byte("data"), off)
-			must(t, err)
-		}
-		must(t, f.Close())
-	})
-	ino := walk(t, fs, "f")
-	f, err := fs.Open(ino)
+	}
+	must(t, f.Close())
+	must(t, os.WriteFile(dir+"/g", nil, 0o644))
+	must(t, os.Truncate(dir+"/g", 1<<40+1))
+	unmount()
+	b, err := os.ReadFile(image)
+	must(t, err)
+	fs, _, err := openBytes(b)
+	must(t, err)
+	file, err := fs.Open(walk(t, fs, "f"))
 	must(t, err)
 	p := make([]byte, 10)
 	for _, off := range []int64{1 << 31, 1<<33 + 7} {
-		if _, err := f.ReadAt(p, off-3); err != nil || string(p) != "\x00\x00\x00data\x00\x00\x00" {
+		if _, err := file.ReadAt(p, off-3); err != nil || string(p) != "\x00\x00\x00data\x00\x00\x00" {
 			t.Errorf("at %d: %q, %v", off, p, err)
 		}
 	}
-	calls := 0
+	if n := extents(t, file); n > 20 {
+		t.Errorf("%d extents", n)
+	}
+
+	// The largest size there is, all of it a hole: the last cluster, the sizes,
+	// and the length of the run are put in by hand.
+	rec := recordAt(b, int64(walk(t, fs, "g")))
+	i := bytes.Index(rec, le.AppendUint64(nil, 1<<40+1)) - 48
+	// The run has more clusters than the sizes can tell, and so many that their
+	// bytes overflow to none.
+	const size, clusters = 1<<63 - 4096, 1 << 52
+	le.PutUint64(rec[i+24:], clusters-1)
+	for _, off := range []int{40, 48, 56} {
+		le.PutUint64(rec[i+off:], size)
+	}
+	pairs := rec[i+int(le.Uint16(rec[i+32:])):]
+	copy(pairs, le.AppendUint64([]byte{0x07}, clusters)[:8])
+	fs, _, err = openBytes(b)
+	must(t, err)
+	file, err = fs.Open(walk(t, fs, "g"))
+	must(t, err)
+	for _, off := range []int64{0, 1 << 50, 1<<62 - 5, size - 10} {
+		if _, err := file.ReadAt(p, off); err != nil || !bytes.Equal(p, make([]byte, 10)) {
+			t.Errorf("at %d: %x, %v", off, p, err)
+		}
+	}
+	if n := extents(t, file); n > 20 {
+		t.Errorf("%d extents", n)
+	}
+}
+
+// extents counts what Extent tells.
+func extents(t testing.TB, f filesys.File) (calls int) {
+	t.Helper()
 	for off := int64(0); off < f.Size(); calls++ {
 		_, n, err := f.Extent(off)
 		must(t, err)
+		if n < 1 || n > f.Size()-off {
+			t.Fatalf("extent at %d of %d has %d bytes", off, f.Size(), n)
+		}
 		off += n
 	}
-	if calls > 20 {
-		t.Errorf("%d extents", calls)
-	}
-	_ = image
+	return calls
 }
 
 // TestDOSNames: they are found and not listed, and are no links of their own.
