@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -62,6 +63,7 @@ type app struct {
 	subscription string
 	output       string
 	volumes      volumeFlags
+	wait         time.Duration // for a server that is gone, while files are read
 }
 
 // usageError is a wrong command line: exit status 2.
@@ -76,7 +78,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 const defaultServer = "unix:/var/lib/cairn/cairnd.sock"
 
 func newRoot() *cobra.Command {
-	a := &app{}
+	a := &app{wait: patience}
 	root := &cobra.Command{
 		Use:           "cairn",
 		Short:         "Back up virtual machines, and get them, or one file of theirs, back",
