@@ -122,6 +122,7 @@ func (t *archive) entry(p string, n tree.Node, a filesys.Attr, err error) error 
 	case tar.TypeReg:
 		t.count.files.Add(1)
 	case tar.TypeDir:
+		t.unreadable(n, p)
 		t.count.dirs.Add(1)
 	case tar.TypeSymlink:
 		t.count.symlinks.Add(1)
