@@ -122,6 +122,14 @@ func (s *stream) storedUnit(off int64) (filesys.Range, int64, error) {
 	shift := s.fs.b.clusterBits
 	switch {
 	case u.clusters == 0:
+		// A hole of many units is reported as one.
+		r, err := s.run(nr << s.first.unit)
+		if err != nil {
+			return filesys.Range{}, 0, err
+		}
+		if units := r.n >> s.first.unit; units > 1 {
+			n = min(int64(units<<s.first.unit<<shift)-in, s.first.initialized-off)
+		}
 		return filesys.Range{}, n, nil
 	case u.whole:
 		for _, r := range u.runs {

@@ -156,7 +156,7 @@ func (f *FS) Attr(ino uint64) (filesys.Attr, error) {
 		return filesys.Attr{}, err
 	}
 	if in.data != nil {
-		a.Size, a.Blocks = in.data.Size(), (in.data.first.stored()+511)/512
+		a.Size, a.Blocks = in.data.Size(), in.data.first.sectors()
 	}
 	switch in.mode & filesys.TypeMask {
 	case filesys.TypeDir:
@@ -165,7 +165,7 @@ func (f *FS) Attr(ino uint64) (filesys.Attr, error) {
 			return filesys.Attr{}, err
 		}
 		if s != nil {
-			a.Size, a.Blocks = s.first.length(), (s.first.stored()+511)/512
+			a.Size, a.Blocks = s.first.length(), s.first.sectors()
 		}
 	case filesys.TypeSymlink:
 		target, err := in.readlink()
@@ -175,7 +175,7 @@ func (f *FS) Attr(ino uint64) (filesys.Attr, error) {
 		a.Size = int64(len(target))
 	case filesys.TypeRegular:
 		if in.wof != nil {
-			a.Size, a.Blocks = in.wof.Size(), (in.wof.packed.first.stored()+511)/512
+			a.Size, a.Blocks = in.wof.Size(), in.wof.packed.first.sectors()
 		}
 	}
 	return a, nil

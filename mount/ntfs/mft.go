@@ -133,6 +133,10 @@ func (f *FS) mapMFT(rec *record) error {
 	if f.mft.records == 0 || (last.vcn+last.n)<<f.b.clusterBits < f.mft.records<<f.b.recordBits {
 		return corrupt("the MFT has %d records in %d clusters", f.mft.records, last.vcn+last.n)
 	}
+	// A larger one would map clusters again and again.
+	if f.mft.records<<f.b.recordBits > f.b.clusters<<f.b.clusterBits {
+		return corrupt("the MFT has %d records on a volume of %d clusters", f.mft.records, f.b.clusters)
+	}
 	return nil
 }
 

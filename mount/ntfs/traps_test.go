@@ -438,10 +438,14 @@ func TestXattrs(t *testing.T) {
 	must(t, os.WriteFile(dir+"/f", []byte("x"), 0o644))
 	must(t, os.Mkdir(dir+"/d", 0o755))
 	must(t, unix.Setxattr(dir+"/f", "user.big", make([]byte, 65536), 0))
+	for i := range 200 {
+		must(t, os.WriteFile(fmt.Sprintf("%s/%d", dir, i), nil, 0o644))
+		must(t, unix.Setxattr(fmt.Sprintf("%s/%d", dir, i), "system.ntfs_object_id", noise[i*64:][:16+i%2*48], 0))
+	}
 	unmount()
 	fs := openImage(t, image)
 	dir, _ = mount(t, image, "ro")
-	for path, ino := range map[string]uint64{"f": walk(t, fs, "f"), "d": walk(t, fs, "d"), "": fs.Root(), "$Secure": 9} {
+	for path, ino := range map[string]uint64{"f": walk(t, fs, "f"), "1": walk(t, fs, "1"), "2": walk(t, fs, "2"), "199": walk(t, fs, "199"), "d": walk(t, fs, "d"), "": fs.Root(), "$Secure": 9} {
 		for _, name := range []string{"ntfs_acl", "ntfs_attrib", "ntfs_attrib_be", "ntfs_times", "ntfs_times_be", "ntfs_crtime",
 			"ntfs_crtime_be", "ntfs_reparse_data", "ntfs_object_id", "ntfs_dos_name", "ntfs_ea"} {
 			want := make([]byte, 65536)

@@ -72,7 +72,7 @@ func (in *inode) loadWOF() error {
 	if w.packed, err = in.stream(attrData, wofStream); err != nil {
 		return err
 	}
-	if w.packed == nil || in.data == nil {
+	if w.packed == nil || in.data == nil || in.data.Size() > 1<<maxVolumeBits {
 		in.refused = corrupt("inode %d: system compression without data", in.num)
 		return nil
 	}

@@ -59,7 +59,7 @@ func (f *FS) Xattrs(ino uint64) ([]string, error) {
 //	system.ntfs_times         creation, modification, access, change; 64 bits each
 //	system.ntfs_crtime        creation
 //	system.ntfs_reparse_data  a reparse point with its header
-//	system.ntfs_object_id     the object's GUID
+//	system.ntfs_object_id     the object's GUID, and the three of its birth
 //	system.ntfs_dos_name      the 8.3 name
 //	system.ntfs_ea            OS/2's extended attributes, packed
 //
@@ -148,11 +148,7 @@ func (in *inode) systemXattr(name string) ([]byte, error) {
 		}
 		return slices.Clone(in.reparse.raw), nil
 	case "ntfs_object_id":
-		s, err := in.stream(attrObjectID, "")
-		if err != nil || s == nil {
-			return nil, err
-		}
-		return s.readAll(256)
+		return in.objectID()
 	case "ntfs_dos_name":
 		return in.dosName()
 	case "ntfs_ea":
