@@ -199,7 +199,7 @@ func (f *FS) load(ino uint64) (*entry, error) {
 		})
 	}
 	e, err := parse(true)
-	if err != nil && left <= int(head[1]) {
+	if cluster.Damaged(err) && left <= int(head[1]) {
 		if other, otherErr := parse(false); otherErr == nil {
 			e, err = other, nil
 		}

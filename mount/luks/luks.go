@@ -56,6 +56,11 @@ func unsupported(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, filesys.ErrUnsupported)...)
 }
 
+// damaged says whether an error tells of the volume, and not of the way to it.
+func damaged(err error) bool {
+	return errors.Is(err, filesys.ErrCorrupt) || errors.Is(err, filesys.ErrUnsupported)
+}
+
 // readFull fills p from off of a device.
 func readFull(d blockdev.Device, p []byte, off int64) error {
 	if off < 0 || off > d.Size() || int64(len(p)) > d.Size()-off {

@@ -36,6 +36,9 @@ type copyHeader struct {
 // readV2 reads the newest good copy of the header.
 func readV2(d blockdev.Device) (*volume, error) {
 	first, firstErr := readCopy(d, 0, magic)
+	if firstErr != nil && !damaged(firstErr) {
+		return nil, firstErr
+	}
 	offsets := []int64{16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20}
 	if firstErr == nil {
 		offsets = []int64{first.size}
@@ -45,6 +48,9 @@ func readV2(d blockdev.Device) (*volume, error) {
 	for _, off := range offsets {
 		if second, secondErr = readCopy(d, off, secondary); secondErr == nil {
 			break
+		}
+		if !damaged(secondErr) {
+			return nil, secondErr
 		}
 	}
 	best, warning := first, ""

@@ -2,10 +2,7 @@ package cluster
 
 import (
 	"cmp"
-	"errors"
 	"slices"
-
-	"cairn/mount/filesys"
 )
 
 // maxIndex bounds the names in one Index: 8 bytes each.
@@ -59,7 +56,7 @@ func (xs *Indexes) Get(dir uint64, build func(*Index) error) (*Index, error) {
 		return x, nil
 	}
 	x := &Index{}
-	if err := build(x); errors.Is(err, filesys.ErrCorrupt) || errors.Is(err, filesys.ErrUnsupported) {
+	if err := build(x); Damaged(err) {
 		x.Damage = err
 	} else if err != nil {
 		return nil, err
