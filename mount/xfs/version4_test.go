@@ -10,6 +10,7 @@ import (
 
 	"cairn/mount/filesys"
 	"cairn/mount/filesys/fstest"
+	"cairn/mount/xfslog/dirtytest"
 )
 
 // oldKernel is for kernels with CONFIG_XFS_SUPPORT_V4 and CONFIG_XFS_RT, such as
@@ -117,5 +118,24 @@ func TestRealtime(t *testing.T) {
 				t.Errorf("quota inode %d is shown", quota)
 			}
 		}
+	}
+}
+
+// TestVersion4Dirty: logs of version 4, which have no checksums in what they
+// change.
+func TestVersion4Dirty(t *testing.T) {
+	if !*oldKernel {
+		return
+	}
+	rng := dirtyRand(t)
+	for _, c := range []dirtytest.Config{
+		{Name: "defaults", SizeMiB: 64, Mkfs: "-m crc=0", Steps: 600},
+		{Name: "512", SizeMiB: 64, Mkfs: "-m crc=0 -b size=512", Steps: 600},
+		{Name: "log version 1", SizeMiB: 64, Mkfs: "-m crc=0 -l version=1", Mount: "logbsize=32k", Steps: 600},
+		{Name: "without file types", SizeMiB: 64, Mkfs: "-m crc=0 -n ftype=0", Steps: 600},
+		{Name: "eager counters", SizeMiB: 64, Mkfs: "-m crc=0 -l lazy-count=0", Steps: 600},
+		{Name: "version 5", SizeMiB: 64, Steps: 600},
+	} {
+		t.Run(c.Name, func(t *testing.T) { compareDirty(t, dirtytest.Make(t, c, rng)) })
 	}
 }

@@ -60,8 +60,8 @@ func (f *FS) Xattrs(ino uint64) ([]string, error) {
 			total += len(name)
 		}
 		switch {
-		case !sane(a.name) && strings.IndexByte(string(a.name), 0) >= 0 || len(a.name) == 0:
-			bad = corrupt("inode %d has an attribute named %q", ino, a.name)
+		case len(a.name) == 0 || strings.IndexByte(string(a.name), 0) >= 0 || a.flags&attrSpace == attrRoot|attrSecure:
+			bad = corrupt("attribute named %q with flags %#x", a.name, a.flags)
 		case a.flags&attrSpace == attrRoot && string(a.name) == diskACLAccess:
 			add(aclAccess)
 		case a.flags&attrSpace == attrRoot && string(a.name) == diskACLDefault:
