@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -19,7 +18,6 @@ import (
 type workload struct {
 	dir   string
 	rng   *rand.Rand
-	swap  bool
 	dirs  []string
 	files []string // everything that is not a directory
 	open  []*os.File
@@ -176,7 +174,7 @@ func (w *workload) write(f *os.File, size int) {
 
 // step makes one change.
 func (w *workload) step() {
-	switch w.rng.IntN(22) {
+	switch w.rng.IntN(21) {
 	case 0, 1, 2, 3:
 		f := w.create(w.name())
 		w.write(f, w.size())
@@ -266,8 +264,6 @@ func (w *workload) step() {
 		w.clone()
 	case 20:
 		w.fragment()
-	case 21:
-		w.exchange()
 	}
 }
 
@@ -341,41 +337,6 @@ func (w *workload) fragment() {
 	}
 	w.check(f.Sync())
 	w.check(f.Close())
-}
-
-// exchange exchanges all extents of two files with mappings that are trees.
-func (w *workload) exchange() {
-	if !w.swap {
-		return
-	}
-	w.fragment()
-	a := w.files[len(w.files)-1]
-	w.fragment()
-	b := w.files[len(w.files)-1]
-	size := max(mustSize(a), mustSize(b))
-	for _, path := range []string{a, b} {
-		w.check(os.Truncate(path, size))
-		w.openFile(path, func(f *os.File) { w.check(f.Sync()) })
-	}
-	// The kernel refuses when a has fewer extents than b.
-	if out, err := exec.Command("xfs_io", "-c", "swapext "+b, a).CombinedOutput(); err != nil || len(out) > 0 {
-		w.check(exec.Command("xfs_io", "-c", "swapext "+a, b).Run())
-	}
-	// Some blocks of the mappings change afterwards.
-	w.openFile(a, func(f *os.File) {
-		_, err := f.Seek(w.rng.Int64N(size), 0)
-		w.check(err)
-		w.write(f, 5000)
-		w.check(f.Sync())
-	})
-}
-
-func mustSize(path string) int64 {
-	st, err := os.Stat(path)
-	if err != nil {
-		panic(failure{err})
-	}
-	return st.Size()
 }
 
 // removeDir removes a directory with all that is in it.
