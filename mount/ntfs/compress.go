@@ -25,8 +25,10 @@ type unit struct {
 func (s *stream) unitAt(nr uint64) (unit, error) {
 	var u unit
 	vcn := nr << s.first.unit
-	end := vcn + 1<<s.first.unit
-	ended := false
+	// A last unit may end with the attribute, if it is not compressed.
+	last := (uint64(s.first.allocated) + uint64(s.fs.b.clusterSize()) - 1) >> s.fs.b.clusterBits
+	end := min(vcn+1<<s.first.unit, last)
+	all, ended := end-vcn, false
 	for vcn < end {
 		r, err := s.run(vcn)
 		if err != nil {
@@ -44,7 +46,7 @@ func (s *stream) unitAt(nr uint64) (unit, error) {
 		u.runs = append(u.runs, r)
 		u.clusters += r.n
 	}
-	u.whole = u.clusters == 1<<s.first.unit
+	u.whole = u.clusters == all
 	return u, nil
 }
 

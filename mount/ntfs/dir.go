@@ -150,7 +150,7 @@ func (f *FS) entryInode(ref uint64) (ino uint64, typ uint32) {
 	if rec.flags&recordInUse == 0 || rec.base != 0 || rec.seq != refSeq(ref) {
 		return ref, 0
 	}
-	if rec.fileAttrs()&(fileReparse|fileSystem) != 0 {
+	if rec.fileAttrs()&(fileReparse|fileSystem) != 0 || rec.find(attrReparse, "") != nil || rec.find(attrList, "") != nil {
 		return num, 0
 	}
 	if rec.flags&recordIsDir != 0 {

@@ -118,8 +118,14 @@ func (in *inode) load() error {
 			in.refused = corrupt("inode %d has no data attribute", in.num)
 		}
 	}
-	if in.attrs&fileReparse != 0 {
-		if err := in.loadReparse(); err != nil {
+	// A reparse point counts even without its flag: what it stands for may be
+	// all the content that there is.
+	point, err := in.stream(attrReparse, "")
+	if err != nil {
+		return err
+	}
+	if point != nil || in.attrs&fileReparse != 0 {
+		if err := in.loadReparse(point); err != nil {
 			return err
 		}
 	} else if in.attrs&fileSystem != 0 && in.num >= firstUser && in.data != nil {

@@ -45,11 +45,7 @@ type reparse struct {
 
 // loadReparse reads an inode's reparse point and finds out what it makes of the
 // file.
-func (in *inode) loadReparse() error {
-	s, err := in.stream(attrReparse, "")
-	if err != nil {
-		return err
-	}
+func (in *inode) loadReparse(s *stream) error {
 	if s == nil {
 		return corrupt("inode %d: a reparse point without data", in.num)
 	}
