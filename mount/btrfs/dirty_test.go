@@ -48,10 +48,17 @@ func (g *guest) fsync(name string) {
 	}
 	defer f.Close()
 	if g.r.IntN(4) == 0 {
-		must(g.t, unix.Fdatasync(int(f.Fd())))
+		g.check(unix.Fdatasync(int(f.Fd())))
 		return
 	}
-	must(g.t, f.Sync())
+	g.check(f.Sync())
+}
+
+// check may be called by any goroutine.
+func (g *guest) check(err error) {
+	if err != nil {
+		g.t.Error(err)
+	}
 }
 
 // step does one thing, which may fail, as names are taken or gone.
@@ -256,4 +263,63 @@ func compareTimes(t *testing.T, fs filesys.FS, dir uint64, kernel string) {
 		}
 		return true
 	}))
+}
+
+// TestLive: the same of file systems that were copied, as a host would, while
+// their guest was at work.
+func TestLive(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	host := fstest.NewHost(t, 400<<20)
+	made := mkfs(t, 1, 130, "")
+	v := &volume{images: []string{filepath.Join(host.Dir, "image")}}
+	fstest.Run(t, "cp", made.images[0], v.images[0])
+	root, unmount := v.mount(t, false, "commit=1")
+	g := &guest{t: t, root: root, r: rand.New(rand.NewPCG(seed, 0)), dirs: []string{".", "d"}, files: []string{"f"}}
+	must(t, os.Mkdir(g.path("d"), 0o755))
+	for range 300 {
+		g.step()
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	steps := make(chan struct{}, 1<<16)
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			g.step()
+			if g.r.IntN(3) == 0 {
+				g.fsync(g.file())
+			}
+			select {
+			case steps <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	var copies []*volume
+	for range 3 {
+		for range 60 {
+			<-steps
+		}
+		copies = append(copies, &volume{images: []string{host.Copy(t, v.images[0])}})
+	}
+	close(stop)
+	<-done
+	unmount()
+	logs := 0
+	for _, c := range copies {
+		if c.logRoot(t) != 0 {
+			logs++
+		}
+		fs := c.open(t)
+		kernel, unmount := c.copy(t).mount(t, true, "")
+		fstest.Compare(t, fs, kernel, fstest.Ignore{Times: true})
+		compareTimes(t, fs, fs.Root(), kernel)
+		unmount()
+	}
+	t.Logf("%d of %d copies have a log", logs, len(copies))
 }

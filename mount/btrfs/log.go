@@ -294,9 +294,13 @@ func (r *replayer) xattrDeletes(obj uint64) error {
 		data []byte
 	}
 	var items []item
+	size := 0
 	c, err := r.t.seek(key{obj, typeXattr, 0})
 	for ; err == nil && c.at(obj, typeXattr); err = c.next() {
-		items = append(items, item{c.k, c.data})
+		if size += 64 + len(c.data); size > maxLog/4 {
+			return errLogSize
+		}
+		items = append(items, item{c.k, bytes.Clone(c.data)})
 	}
 	if err != nil {
 		return err

@@ -39,7 +39,7 @@ type volume struct {
 
 const (
 	maxTrees   = 1024 // that are remembered
-	maxDead    = 1 << 16
+	maxDead    = 1 << 14
 	maxDevices = 1 << 12
 )
 
