@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,7 +39,8 @@ type vault struct {
 	points int
 	cache  *Cache
 	base   map[string]diskmap.Map // newest map of each disk
-	reads  int                    // of files' and trees' bytes, through the cache
+	openFS func(r io.ReaderAt, size int64) (filesys.FS, error)
+	reads  int // of files' and trees' bytes, through the cache
 }
 
 func newVault(t testing.TB) *vault {
@@ -120,7 +122,7 @@ func (v *vault) open(s saved) *Point {
 		tp.Disks = append(tp.Disks, tree.Disk{Name: d.Name, Size: d.Map.Size,
 			Image: diskmap.NewImage(r, d.Map, diskmap.ImageOptions{PageCache: -1, BlockCache: -1})})
 	}
-	p.Tree = tree.NewPoint(tp, tree.Options{})
+	p.Tree = tree.NewPoint(tp, tree.Options{OpenFS: v.openFS})
 	return p
 }
 
