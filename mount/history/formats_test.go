@@ -99,14 +99,17 @@ func TestDiffFormats(t *testing.T) {
 			v := newVault(t)
 			v.openFS = f.open
 			w := &work{t: t, rng: rand.New(rand.NewPCG(seed, uint64(i)))}
+			var points []saved
 			step := func(n int) *Point {
 				dir, unmount := f.mount(t, image)
 				w.run(dir, n)
 				unmount()
-				return v.open(v.backUp("vda=" + image))
+				points = append(points, v.backUp("vda="+image))
+				return v.open(points[len(points)-1])
 			}
 			last := step(400)
 			old := describe(t, last, "vda")
+			states := []map[string]described{old}
 			for range 3 {
 				next := step(50)
 				now := describe(t, next, "vda")
@@ -115,7 +118,9 @@ func TestDiffFormats(t *testing.T) {
 				checkDiff(t, old, now, diff(t, last, next, true))
 				t.Log(len(list), "changes")
 				last, old = next, now
+				states = append(states, now)
 			}
+			checkVersions(t, v, w.rng, points, states)
 		})
 	}
 }
