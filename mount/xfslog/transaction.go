@@ -274,7 +274,10 @@ func (l *loader) commit(t *transaction) error {
 	for i := range t.ops {
 		t.ops[i].seq = l.seq
 	}
-	if n := len(l.ops) + len(t.ops); n > cap(l.ops) && n > maxOps/4 {
+	switch n := len(l.ops) + len(t.ops); {
+	case len(l.ops) == 0:
+		l.ops, t.ops, l.pendingOps = t.ops, nil, l.pendingOps-n // often the only large one
+	case n > cap(l.ops) && n > maxOps/4:
 		// Once more, and not by doubling.
 		l.ops = slices.Grow(l.ops, maxOps+64-len(l.ops))
 	}
