@@ -6,6 +6,8 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strings"
+	"sync/atomic"
 
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
@@ -26,6 +28,8 @@ type builder struct {
 	built   map[string]*built
 	pools   map[string]*thinPool
 	stack   []*built // that are being built, the innermost last
+	blocks  *blockCache
+	runs    *atomic.Int64 // that all overlays have, against maxRuns
 }
 
 // built is a volume as segments of others see it.
@@ -103,7 +107,7 @@ func (b *builder) volumes() []LV {
 		if connects[l.name] {
 			continue
 		}
-		lv := LV{Name: l.name, UUID: l.id, Size: l.extents * b.extentSize, Type: typeOf(l), Visible: l.visible}
+		lv := LV{Name: strings.Clone(l.name), UUID: strings.Clone(l.id), Size: l.extents * b.extentSize, Type: strings.Clone(typeOf(l)), Visible: l.visible}
 		got := &built{}
 		switch snap, merge := snapshots[l.name], merging[l.name]; {
 		case b.refused != nil:
