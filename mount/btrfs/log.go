@@ -13,6 +13,10 @@ import (
 // what was synced in the seconds between two commits.
 const maxLog = 16 << 20
 
+// maxLogItems bounds how many items a log may have, those that change nothing
+// included.
+const maxLogItems = 1 << 20
+
 // openLog replays the log trees in memory: each subvolume with synced files has
 // one, which the tree of log roots names.
 func (v *volume) openLog(o filesys.Options) error {
@@ -101,7 +105,7 @@ func (r *replayer) appendSums(list []overItem) ([]overItem, error) {
 	return list, err
 }
 
-var errLogSize = fmt.Errorf("a log of more than %d bytes: %w", maxLog, filesys.ErrUnsupported)
+var errLogSize = fmt.Errorf("a log of more than %d bytes or %d items: %w", maxLog, maxLogItems, filesys.ErrUnsupported)
 
 // addLogSums makes a tree of the checksums, none of which overlap any more.
 func (v *volume) addLogSums(list []overItem) error {

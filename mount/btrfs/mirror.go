@@ -74,7 +74,7 @@ func (c *chunk) reconstruct(p []byte, s, row int, off uint64) error {
 	return nil
 }
 
-// order lists the mirrors of an address, those on current devices first. What
+// order lists the mirrors of an address, those on the newest devices first. What
 // is not there at all is left out. fresh says how many are not stale.
 func (v *volume) order(logical uint64) (list []int, fresh int, err error) {
 	c, err := v.chunks.find(logical)
@@ -84,7 +84,7 @@ func (v *volume) order(logical uint64) (list []int, fresh int, err error) {
 	if len(v.devices) == 1 && c.mirrors() == 1 && c.stripes[0].dev != nil {
 		return firstMirror, 1, nil
 	}
-	var stale []int
+	var behind, stale []int
 	for m := range min(c.mirrors(), 16) {
 		if c.kind&groupParity != 0 {
 			list = append(list, m)
@@ -95,10 +95,13 @@ func (v *volume) order(logical uint64) (list []int, fresh int, err error) {
 		case d == nil:
 		case d.stale:
 			stale = append(stale, m)
+		case d.behind:
+			behind = append(behind, m)
 		default:
 			list = append(list, m)
 		}
 	}
+	list = append(list, behind...)
 	return append(list, stale...), len(list), nil
 }
 

@@ -23,8 +23,12 @@ func (r *replayer) size() int { return r.spent + r.t.over.bytes }
 func (r *replayer) run() error {
 	for _, pass := range []func(key, []byte) error{r.inodePass, r.entryPass, r.lastPass} {
 		skip := uint64(0) // an inode without names
+		count := 0
 		c, err := r.log.seek(key{})
 		for ; err == nil && c.ok; err = c.next() {
+			if count++; count > maxLogItems {
+				return errLogSize
+			}
 			if c.k.obj < firstFreeID || c.k.obj > lastFreeID {
 				continue
 			}
