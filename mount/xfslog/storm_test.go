@@ -93,7 +93,7 @@ func TestCopyOnWrite(t *testing.T) {
 		}
 	})
 	var images []string
-	for i := range 12 {
+	for i := range 8 {
 		for range 20 + i {
 			select {
 			case <-written:
