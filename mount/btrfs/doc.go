@@ -40,6 +40,15 @@
 //
 // Inode numbers are unique in an FS: see number in fs.go.
 //
+// # The log
+//
+// Between two commits, Linux writes what programs sync to a log tree per
+// subvolume: whole items of the inodes concerned. Open replays it as Linux does
+// when it mounts, in memory: the result is an overlay of items over the tree
+// (overlay.go), through which everything is read (cursor in tree.go). With
+// Options.IgnoreLog the last commit is shown instead. Where a name is removed,
+// Linux's replay sets times to its own; here they stay those of the guest.
+//
 // # What holds
 //
 //   - Every tree block is verified (checksum, address, level, generation and

@@ -194,9 +194,6 @@ func (r *replayer) entry(k key, b []byte) error {
 		if err == nil {
 			err = checkName(e.name)
 		}
-		if err == nil && e.location.typ != typeInode {
-			err = unsupported("an entry for a subvolume")
-		}
 		if err == nil {
 			err = r.oneEntry(k, e)
 		}
@@ -215,9 +212,13 @@ func (r *replayer) oneEntry(k key, e entry) error {
 	if err != nil {
 		return err
 	}
-	in, err := r.has(e.location.obj)
-	if err != nil {
-		return err
+	// Old kernels log the entries of subvolumes too, which are there already or
+	// are none of the log's business.
+	var in *inode
+	if e.location.typ == typeInode {
+		if in, err = r.has(e.location.obj); err != nil {
+			return err
+		}
 	}
 	// Whatever has the name or the index, and is something else, gives way.
 	same := 0
