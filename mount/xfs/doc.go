@@ -4,8 +4,9 @@
 //	fsys, err := xfs.Open(volume, size, filesys.Options{})
 //	ino, err := fsys.Lookup(fsys.Root(), "etc")
 //
-// mount/volume opens volumes with it. It imports mount/xfslog (the log), which
-// knows nothing of files, and mount/filesys, and nothing else of Cairn.
+// mount/volume opens volumes with it. It imports mount/xfslog, which lays the log
+// over the volume and knows nothing of files, and mount/filesys, and nothing else
+// of Cairn.
 //
 // # How a volume is laid out
 //
@@ -69,11 +70,19 @@
 //   - The answers are those of Linux's own read-only mount of the same volume,
 //     st_blocks, holes and statfs included.
 //
-// # Two differences from Linux
+// # Names from below
+//
+// Names tells the names of an inode where the volume has parent pointers (an
+// option of mkfs since 2024). On all others SearchNames looks through directories,
+// those nearest to the inode first. ChangedInodes names what may differ between
+// two states of a volume, from its inode btrees.
+//
+// # Differences from Linux
 //
 // Linux refuses a volume that is marked as in need of repair, with or without
-// its log; here IgnoreLog opens it with a warning. And Linux stops at the first
-// damaged block of a directory.
+// its log; here IgnoreLog opens it with a warning. Linux stops at the first
+// damaged block of a directory. And after the replay of a log it frees what was
+// set aside for copies of shared blocks, which is not counted as free here.
 //
 // # What is not read
 //
