@@ -159,3 +159,29 @@ func TestRewrittenExtents(t *testing.T) {
 	kernel, _ := v.mount(t, true, "")
 	fstest.Compare(t, fs, kernel, fstest.Ignore{Inodes: true})
 }
+
+// TestHugeVolume has offsets of more than 40 bits, all three superblocks, and
+// chunks far apart.
+func TestHugeVolume(t *testing.T) {
+	image := filepath.Join(fstest.TempDir(t), "image")
+	must(t, os.WriteFile(image, nil, 0o644))
+	if err := os.Truncate(image, 20<<40); err != nil {
+		t.Fatalf("this test needs room in /dev/shm, or another file system there that takes sparse files of 20 TiB: %v", err)
+	}
+	fstest.Run(t, "mkfs.btrfs", "-q", "-f", "--nodiscard", image)
+	v := &volume{images: []string{image}}
+	dir, unmount := v.mount(t, false, "nodiscard")
+	for i := range 40 {
+		writeFile(t, filepath.Join(dir, fmt.Sprintf("directory %d/file", i)), noise[:20000+i])
+	}
+	f, err := os.Create(filepath.Join(dir, "enormous"))
+	must(t, err)
+	_, err = f.WriteAt(noise[:5000], 7<<60)
+	must(t, err)
+	must(t, f.Close())
+	unmount()
+	fs := v.open(t)
+	kernel, _ := v.mount(t, true, "")
+	fstest.Compare(t, fs, kernel, fstest.Ignore{})
+	fstest.CompareStatfs(t, fs, kernel)
+}
