@@ -173,7 +173,9 @@ func named(spec string, vols []*Volume) (found *Volume) {
 		} else if vg, lv, ok := strings.Cut(name, "/"); ok {
 			name = lvm2.MapperName(vg, lv)
 		}
-		match = func(v *Volume) bool { return v.Name == name || letters(v.Name) != "" && letters(v.Name) == letters(name) }
+		match = func(v *Volume) bool {
+			return v.Name == name || letters(v.Name) != "" && letters(v.Name) == letters(name)
+		}
 	}
 	for _, v := range vols {
 		if !v.HoldsFiles() || !match(v) {
