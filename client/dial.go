@@ -60,7 +60,8 @@ const retries = `{"methodConfig": [{
 
 // Client is a connection to a server. It is safe for concurrent use.
 type Client struct {
-	conn *grpc.ClientConn
+	conn   *grpc.ClientConn
+	outage *outage
 
 	Vaults   cairnv1.VaultServiceClient
 	Policies cairnv1.PolicyServiceClient
@@ -106,6 +107,7 @@ func Dial(address string) (*Client, error) {
 	}
 	return &Client{
 		conn:     conn,
+		outage:   new(outage),
 		Vaults:   cairnv1.NewVaultServiceClient(conn),
 		Policies: cairnv1.NewPolicyServiceClient(conn),
 		Hosts:    cairnv1.NewHostServiceClient(conn),

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"os"
-	"path"
 	"runtime"
 	"sync"
 	"time"
@@ -17,7 +14,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // registers the codec that is built upon
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"cairn/blockstore/block"
 	"cairn/blockstore/diskmap"
@@ -39,8 +35,11 @@ const pageCacheEntries = 256
 type Reader struct {
 	blocks cairnv1.BlockServiceClient
 	point  string
-	// RetryFor is how long a read waits for a server that is gone before it
-	// fails; 0 means that it fails at once.
+	outage *outage
+	// RetryFor is for how long the server may be gone, or say nothing, before
+	// reads fail; 0 means that they fail at once when it is gone. It counts from
+	// when the server was last heard of: while it stays away, later reads fail
+	// without waiting.
 	RetryFor time.Duration
 
 	mu    sync.Mutex
@@ -51,7 +50,7 @@ var _ diskmap.IntoReader = (*Reader)(nil)
 
 // Reader reads blocks for the recovery point of that resource name.
 func (c *Client) Reader(point string) *Reader {
-	return &Reader{blocks: c.Blocks, point: point, pages: make(map[block.Digest][]byte)}
+	return &Reader{blocks: c.Blocks, point: point, outage: c.outage, pages: make(map[block.Digest][]byte)}
 }
 
 // ReadBlocks implements diskmap.BlockReader. A block that does not have the
@@ -94,24 +93,11 @@ func (r *Reader) ReadBlocksInto(ctx context.Context, ds []block.Digest, into [][
 // fetch reads the blocks at the given indexes of ds, and tries again while the
 // server is gone.
 func (r *Reader) fetch(ctx context.Context, ds []block.Digest, idx []int, into [][]byte) error {
-	deadline := time.Now().Add(r.RetryFor)
-	wait := 50 * time.Millisecond
-	for {
-		done, err := r.fetchOnce(ctx, ds, idx, into)
-		if err == nil {
-			return nil
-		}
-		idx = idx[done:]
-		if !Transient(err) || time.Now().Add(wait).After(deadline) {
-			return fmt.Errorf("read blocks of %s: %w", r.point, err)
-		}
-		select {
-		case <-time.After(wait + rand.N(wait)):
-			wait = min(2*wait, 2*time.Second)
-		case <-ctx.Done():
-			return fmt.Errorf("read blocks of %s: %w", r.point, context.Cause(ctx))
-		}
+	err := r.outage.retry(ctx, r.RetryFor, func() (time.Time, error) { return r.fetchOnce(ctx, ds, idx, into) })
+	if err != nil {
+		return fmt.Errorf("read blocks of %s: %w", r.point, err)
 	}
+	return nil
 }
 
 // perOpener is how many blocks are decoded and hashed by one goroutine: what
@@ -120,11 +106,29 @@ const perOpener = 4
 
 var stored = grpc.ForceCodecV2(storedCodec{encoding.GetCodecV2("proto")})
 
-// fetchOnce makes one call and tells how many blocks it brought. When it
+// errSilent: the connection stands, and nothing comes.
+var errSilent = errors.New("the server does not answer")
+
+// fetchOnce makes one call, and tells when it last brought something. When it
 // returns, nothing writes to into any more.
-func (r *Reader) fetchOnce(ctx context.Context, ds []block.Digest, idx []int, into [][]byte) (int, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the stream when a block is bad
+func (r *Reader) fetchOnce(ctx context.Context, ds []block.Digest, idx []int, into [][]byte) (heard time.Time, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil) // ends the stream when a block is bad
+	if r.RetryFor > 0 {
+		silence := time.AfterFunc(r.RetryFor, func() { cancel(errSilent) })
+		defer silence.Stop()
+		defer func() {
+			if err != nil && context.Cause(ctx) == errSilent {
+				err = errSilent
+			}
+		}()
+		return r.receive(ctx, ds, idx, into, func() { silence.Reset(r.RetryFor) })
+	}
+	return r.receive(ctx, ds, idx, into, func() {})
+}
+
+// receive is fetchOnce that says when something came.
+func (r *Reader) receive(ctx context.Context, ds []block.Digest, idx []int, into [][]byte, came func()) (heard time.Time, err error) {
 	digests := make([]byte, 0, len(idx)*digestSize)
 	for _, i := range idx {
 		digests = append(digests, ds[i][:]...)
@@ -133,7 +137,7 @@ func (r *Reader) fetchOnce(ctx context.Context, ds []block.Digest, idx []int, in
 		RecoveryPoint: r.point, Digests: digests, Form: cairnv1.BlockForm_BLOCK_FORM_STORED,
 	}, stored)
 	if err != nil {
-		return 0, err
+		return heard, err
 	}
 	// Decoding and hashing are spread over the cores while more blocks arrive.
 	// A lone block, what a random read asks for, is not worth a goroutine.
@@ -146,10 +150,12 @@ func (r *Reader) fetchOnce(ctx context.Context, ds []block.Digest, idx []int, in
 			if errors.Is(err, io.EOF) {
 				err = fmt.Errorf("server sent %d of %d blocks", n, len(idx))
 			}
-			return 0, errors.Join(err, g.Wait())
+			return heard, errors.Join(err, g.Wait())
 		}
+		heard = time.Now()
+		came()
 		if len(resp.blocks) > len(idx)-n {
-			return 0, errors.Join(fmt.Errorf("server sent more than the %d blocks asked for", len(idx)), g.Wait())
+			return heard, errors.Join(fmt.Errorf("server sent more than the %d blocks asked for", len(idx)), g.Wait())
 		}
 		for first := 0; first < len(resp.blocks); first += perOpener {
 			part := resp.blocks[first:min(first+perOpener, len(resp.blocks))]
@@ -165,15 +171,12 @@ func (r *Reader) fetchOnce(ctx context.Context, ds []block.Digest, idx []int, in
 				return nil
 			}
 			if len(idx) == 1 {
-				return 1, open()
+				return heard, open()
 			}
 			g.Go(open)
 		}
 	}
-	if err := g.Wait(); err != nil {
-		return 0, err
-	}
-	return n, nil
+	return heard, g.Wait()
 }
 
 // open decodes a block into its place, and keeps a copy of what may be a page.
@@ -208,57 +211,4 @@ func Map(d *cairnv1.RecoveryPointDisk) (diskmap.Map, error) {
 		return diskmap.Map{}, fmt.Errorf("disk %s: %w", d.GetTarget(), err)
 	}
 	return m, nil
-}
-
-// leaseTime is how long a lease outlives a reader that died.
-const leaseTime = 2 * time.Minute
-
-// HoldPoint leases a recovery point, so that it is not deleted while it is
-// read, and keeps renewing the lease until release is called. holder says who
-// reads, for the person who wonders why the point cannot be deleted.
-func (c *Client) HoldPoint(ctx context.Context, point, holder string) (release func(), err error) {
-	req := &cairnv1.LeaseRecoveryPointRequest{Name: point, Duration: durationpb.New(leaseTime), Holder: holder}
-	resp, err := c.Points.LeaseRecoveryPoint(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	req.LeaseId = resp.GetLeaseId()
-	renewCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		t := time.NewTicker(leaseTime / 4)
-		defer t.Stop()
-		for {
-			select {
-			case <-t.C:
-			case <-renewCtx.Done():
-				return
-			}
-			_, err := c.Points.LeaseRecoveryPoint(renewCtx, req)
-			if Reason(err) == cairnv1.ErrorReason_ERROR_REASON_LEASE_NOT_FOUND {
-				// The server restarted and has forgotten it: take a new one.
-				again := &cairnv1.LeaseRecoveryPointRequest{Name: point, Duration: req.Duration, Holder: holder}
-				if resp, err := c.Points.LeaseRecoveryPoint(renewCtx, again); err == nil {
-					req.LeaseId = resp.GetLeaseId()
-				}
-			}
-		}
-	})
-	return func() {
-		stop()
-		wg.Wait()
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		// A lease that cannot be given back runs out by itself.
-		_, _ = c.Points.ReleaseRecoveryPoint(ctx, &cairnv1.ReleaseRecoveryPointRequest{Name: point, LeaseId: req.LeaseId})
-	}, nil
-}
-
-// Holder describes this process for a lease: "mount on web1, pid 123".
-func Holder(what string) string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown host"
-	}
-	return fmt.Sprintf("%s on %s, pid %d", what, path.Base(host), os.Getpid())
 }

@@ -26,9 +26,9 @@ const (
 	groupKnown    = 7 | groupProfiles
 
 	stripeLen = 64 << 10 // of every striped chunk there is
-	// maxStripes bounds the memory of the chunk map: 64 TiB at least, in chunks
+	// maxStripes bounds the memory of the chunk map: 32 TiB at least, in chunks
 	// of one GiB on four devices.
-	maxStripes = 1 << 18
+	maxStripes = 1 << 17
 
 	chunkHead, stripeSize = 48, 32
 )

@@ -13,15 +13,26 @@ const dataBatch = 1 << 20
 // readData fills p from a logical address, of whichever mirror has it right.
 // sums says that every sector has a checksum.
 func (v *volume) readData(p []byte, logical uint64, sums bool) error {
-	if !sums {
-		return v.readUnverified(p, logical)
+	for !sums && len(p) > 0 {
+		n, err := v.run(logical, uint64(len(p)))
+		if err == nil {
+			err = v.readUnverified(p[:n], logical)
+		}
+		if err != nil {
+			return err
+		}
+		p, logical = p[n:], logical+n
 	}
 	sector := uint64(v.super.sector)
 	var buf []byte
 	for len(p) > 0 {
 		in := logical % sector
 		if in == 0 && uint64(len(p)) >= sector {
-			part := p[:min(uint64(len(p))/sector*sector, dataBatch)]
+			n, err := v.run(logical, min(uint64(len(p))/sector*sector, dataBatch))
+			if err != nil {
+				return err
+			}
+			part := p[:n]
 			if err := v.readVerified(part, logical); err != nil {
 				return err
 			}
@@ -38,6 +49,16 @@ func (v *volume) readData(p []byte, logical uint64, sums bool) error {
 		p, logical = p[n:], logical+uint64(n)
 	}
 	return nil
+}
+
+// run cuts n to what the same devices have in one piece.
+func (v *volume) run(logical, n uint64) (uint64, error) {
+	c, err := v.chunks.find(logical)
+	if err != nil {
+		return 0, err
+	}
+	_, _, _, run := c.at(logical-c.start, 0)
+	return min(n, run), nil
 }
 
 // readUnverified reads what has no checksums, which must then not come from a

@@ -2,7 +2,6 @@ package btrfs
 
 import (
 	"fmt"
-	"time"
 
 	"cairn/mount/filesys"
 )
@@ -55,7 +54,7 @@ func (f *FS) deadAttr(ino uint64) (filesys.Attr, error) {
 	}
 	at := stamp(root.raw[136:])
 	return filesys.Attr{Ino: ino, Mode: filesys.TypeDir | 0o755, Nlink: 1,
-		Atime: at, Mtime: at, Ctime: at, Btime: time.Time{}}, nil
+		Atime: at, Mtime: at, Ctime: at}, nil
 }
 
 func (f *FS) deadNames(ino uint64) ([]filesys.Name, error) {

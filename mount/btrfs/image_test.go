@@ -1,6 +1,7 @@
 package btrfs_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -181,3 +182,57 @@ func writeFile(t testing.TB, path string, b []byte) {
 }
 
 func identify(d btrfs.Device) (btrfs.ID, error) { return btrfs.Identify(d, d.Size()) }
+
+// sprout begins a file system of its own on the second device, with the first
+// as its seed.
+func (v *volume) sprout(t testing.TB) {
+	t.Helper()
+	v.attach(t)
+	defer v.detach(t)
+	dir, err := os.MkdirTemp(t.TempDir(), "mnt")
+	must(t, err)
+	must(t, unix.Mount(v.loops[0], dir, "btrfs", unix.MS_RDONLY, ""))
+	defer func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	}()
+	fstest.Run(t, "btrfs", "device", "add", "-K", "-f", v.loops[1], dir)
+}
+
+// mountBy mounts by one of the devices, which leads to the others.
+func (v *volume) mountBy(t testing.TB, by int, flags uintptr) (dir string, unmount func()) {
+	t.Helper()
+	v.attach(t)
+	dir, err := os.MkdirTemp(t.TempDir(), "mnt")
+	must(t, err)
+	for _, dev := range v.loops {
+		fstest.Run(t, "btrfs", "device", "scan", dev)
+	}
+	if err := unix.Mount(v.loops[by], dir, "btrfs", flags, ""); err != nil {
+		v.detach(t)
+		t.Fatal(err)
+	}
+	done := false
+	unmount = func() {
+		if done {
+			return
+		}
+		done = true
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+		v.detach(t)
+	}
+	t.Cleanup(unmount)
+	return dir, unmount
+}
+
+// logRoot is where the log tree is, 0 without one.
+func (v *volume) logRoot(t testing.TB) uint64 {
+	t.Helper()
+	var b [8]byte
+	_, err := v.devices(t)[0].ReadAt(b[:], 64<<10+0x60)
+	must(t, err)
+	return binary.LittleEndian.Uint64(b[:])
+}

@@ -8,6 +8,8 @@ type tree struct {
 	// over holds the items that the log tree would change, nil without any.
 	over *overlay
 	info rootInfo
+	// bare: there are no items but those of the log.
+	bare bool
 }
 
 // isFS says whether a tree holds files: the top level or a subvolume.
@@ -37,6 +39,9 @@ type walker struct {
 // seek goes to the first item whose key is not below k.
 func (w *walker) seek(t *tree, k key) error {
 	*w = walker{t: t}
+	if t.bare {
+		return nil
+	}
 	n, err := t.load(t.root)
 	for err == nil {
 		level := n.ref.level

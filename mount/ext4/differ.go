@@ -168,9 +168,12 @@ func (d *differ) differs(ino uint64) bool {
 }
 
 // unused says whether an inode that could not be taken for a file is none:
-// deleted, never used, or the holder of an attribute.
+// deleted, never used, or the holder of an attribute. One that was never used
+// has no checksum either, when its neighbours brought its block into being.
 func (d *differ) unused(err error, raw []byte) bool {
-	return errors.Is(err, filesys.ErrNotExist) || err != nil && le.Uint32(raw[0x20:])&flagEAInode != 0
+	const links = 0x1A
+	return errors.Is(err, filesys.ErrNotExist) ||
+		err != nil && (le.Uint32(raw[0x20:])&flagEAInode != 0 || le.Uint16(raw[links:]) == 0)
 }
 
 // record is an inode as it stands in its table.

@@ -209,7 +209,6 @@ func (f *FS) find(d *dir, name string) (found *entry, err error) {
 		}
 		return rank < 3
 	}
-	var damage error
 	index, err := f.indexes.Get(d.ino, func(x *cluster.Index) error {
 		return f.scan(d, 0, func(e *entry) bool {
 			for _, h := range hashes(e) {
@@ -218,11 +217,12 @@ func (f *FS) find(d *dir, name string) (found *entry, err error) {
 			return true
 		})
 	})
-	if err != nil || index == nil {
-		// Too large, or damaged: without an index.
-		damage = f.scan(d, 0, match)
-		if found == nil {
-			return nil, damage
+	if err != nil {
+		return nil, err
+	}
+	if index == nil {
+		if err := f.scan(d, 0, match); found == nil {
+			return nil, err
 		}
 		return found, nil
 	}
@@ -234,6 +234,9 @@ func (f *FS) find(d *dir, name string) (found *entry, err error) {
 		})
 		return more && err == nil
 	})
+	if found == nil && err == nil {
+		err = index.Damage
+	}
 	return found, err
 }
 

@@ -84,7 +84,13 @@ type folder struct {
 
 func newMaker(t testing.TB, size int64, args ...string) *maker {
 	t.Helper()
-	b, err := os.ReadFile(mkfs(t, size, args...))
+	return makerOn(t, mkfs(t, size, args...))
+}
+
+// makerOn makes a maker for an image.
+func makerOn(t testing.TB, image string) *maker {
+	t.Helper()
+	b, err := os.ReadFile(image)
 	must(t, err)
 	m := &maker{TB: t, b: b, next: 2, rand: rand.New(rand.NewPCG(1, 2))}
 	sector := int64(le.Uint16(b[11:]))

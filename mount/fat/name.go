@@ -3,7 +3,6 @@ package fat
 import (
 	"strings"
 	"unicode"
-	"unicode/utf16"
 	"unicode/utf8"
 
 	"cairn/mount/fat/cluster"
@@ -126,30 +125,8 @@ func (l *longName) name(short []byte) (string, bool) {
 	if len(units) > maxUnits {
 		return "", false
 	}
-	name := decodeUTF16(units)
+	name := cluster.DecodeUTF16(units)
 	return name, usable(name)
-}
-
-// decodeUTF16 makes UTF-8 of it. Half a surrogate pair keeps its number.
-func decodeUTF16(units []uint16) string {
-	b := make([]byte, 0, 3*len(units))
-	for i := 0; i < len(units); i++ {
-		u := rune(units[i])
-		if utf16.IsSurrogate(u) {
-			r := rune(utf8.RuneError)
-			if i+1 < len(units) {
-				r = utf16.DecodeRune(u, rune(units[i+1]))
-			}
-			if r == utf8.RuneError {
-				b = append(b, 0xE0|byte(u>>12), 0x80|byte(u>>6&0x3F), 0x80|byte(u&0x3F))
-				continue
-			}
-			u = r
-			i++
-		}
-		b = utf8.AppendRune(b, u)
-	}
-	return string(b)
 }
 
 // fold makes equal what differs in case only.

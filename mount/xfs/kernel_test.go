@@ -39,11 +39,9 @@ var kernelConfigs = []kernelConfig{
 	{name: "no sparse inodes", args: "-i sparse=0", block: 4096},
 	{name: "rmapbt", args: "-m rmapbt=1", block: 4096},
 	{name: "sectors 4k", args: "-s size=4096", block: 4096},
-	{name: "sectors 4k, 1k log sectors", args: "-s size=512 -l sectsize=4096", block: 4096},
 	{name: "one group", args: "-d agcount=1", block: 4096},
-	{name: "17 groups", args: "-d agcount=17", block: 4096},
+	{name: "13 groups", args: "-b size=1024 -d agcount=13", block: 1024, mib: 256},
 	{name: "striped", args: "-d su=65536,sw=4", block: 4096},
-	{name: "inodes not aligned", args: "-i align=0", block: 4096},
 	{name: "another UUID", args: "", block: 4096, setup: func(t *testing.T, image string) {
 		fstest.Run(t, "xfs_admin", "-U", "01234567-89ab-cdef-0123-456789abcdef", image)
 	}},

@@ -18,13 +18,13 @@ type usage struct {
 func (f *FS) countUsage() usage {
 	raw := f.sb.raw
 	inodes, freeInodes, free := be.Uint64(raw[128:]), be.Uint64(raw[136:]), be.Uint64(raw[144:])
-	kept := 8 * f.sb.agCount
-	if f.recount || free > f.sb.blocks || freeInodes > inodes {
-		var trees uint64
-		inodes, freeInodes, free, trees = f.sumGroups()
-		// Blocks of the free space btrees count as free, and are not.
-		kept += trees
+	g := f.sumGroups()
+	if (f.recount || free > f.sb.blocks || freeInodes > inodes) && !g.partly {
+		inodes, freeInodes, free = g.inodes, g.freeInodes, g.free
 	}
+	freeInodes = min(freeInodes, inodes)
+	// Blocks of the free space btrees count as free, and are not.
+	kept := 8*f.sb.agCount + g.trees
 	u := usage{size: f.sb.blocks}
 	if log := uint64(be.Uint32(raw[96:])); be.Uint64(raw[48:]) != 0 && log < u.size {
 		u.size -= log
@@ -59,27 +59,39 @@ func (f *FS) maxInodes() uint64 {
 	return blocks / chunk * chunk << f.sb.inopBits
 }
 
+// maxCounted bounds how many groups are asked for their counters: 64 TiB of the
+// smallest that mkfs makes.
+const maxCounted = 1 << 16
+
+// groupCounters are sums of the counters of all groups, in blocks and inodes.
+type groupCounters struct {
+	inodes, freeInodes, free uint64
+	trees                    uint64 // blocks of the free space btrees, less their roots
+	partly                   bool   // there are too many groups
+}
+
 // sumGroups adds up the counters of all groups, which after a crash are right
 // where the superblock's are not. A group that cannot be read counts as full.
-func (f *FS) sumGroups() (inodes, freeInodes, free, trees uint64) {
+func (f *FS) sumGroups() (g groupCounters) {
+	if f.sb.agCount > maxCounted {
+		return groupCounters{partly: true}
+	}
 	for ag := range f.sb.agCount {
 		if agi, err := f.header(ag, 2); err == nil {
-			inodes += uint64(be.Uint32(agi[16:]))
-			freeInodes += uint64(be.Uint32(agi[28:]))
+			g.inodes += uint64(be.Uint32(agi[16:]))
+			g.freeInodes += uint64(be.Uint32(agi[28:]))
 		}
 		agf, err := f.header(ag, 1)
 		if err != nil {
 			continue
 		}
-		btree := uint64(be.Uint32(agf[60:]))
-		free += uint64(be.Uint32(agf[52:])) + uint64(be.Uint32(agf[48:])) + btree
+		trees := uint64(be.Uint32(agf[60:]))
+		g.free += uint64(be.Uint32(agf[52:])) + uint64(be.Uint32(agf[48:])) + trees
 		// Those of the reverse mappings, but for its root, are in that count.
 		if f.sb.ro&roRmapbt != 0 {
-			if rmap := uint64(be.Uint32(agf[80:])); rmap > 0 {
-				btree -= min(btree, rmap-1)
-			}
+			trees -= min(trees, uint64(be.Uint32(agf[80:]))-1)
 		}
-		trees += btree
+		g.trees += trees
 	}
-	return inodes, min(freeInodes, inodes), free, trees
+	return g
 }

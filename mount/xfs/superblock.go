@@ -19,6 +19,8 @@ const (
 	superMagic = 0x58465342 // "XFSB"
 	// superBytes are those of a superblock that hold fields.
 	superBytes = 512
+	// minGroup is how many blocks a group has at least.
+	minGroup = 64
 	// daddrBits: disk addresses count units of 512 bytes.
 	daddrBits = 9
 )
@@ -146,11 +148,11 @@ func (s *superblock) decodeGeometry() error {
 		return badSuper("%d inodes to a block", be.Uint16(raw[106:]))
 	case raw[192] > 7 || s.dirBits > 16:
 		return badSuper("directory blocks of %d bits", s.dirBits)
-	case s.agCount == 0 || s.agBlocks<<s.blockBits < 4*s.sectSize || s.agBlocks == 0:
+	case s.agCount == 0 || s.agBlocks < minGroup || s.agBlocks<<s.blockBits < 4*s.sectSize:
 		return badSuper("%d groups of %d blocks", s.agCount, s.agBlocks)
 	case s.agBits != uint(bits.Len64(s.agBlocks-1)):
 		return badSuper("groups of %d blocks, %d bits", s.agBlocks, s.agBits)
-	case s.blocks > s.agCount*s.agBlocks || s.blocks <= (s.agCount-1)*s.agBlocks:
+	case s.blocks > s.agCount*s.agBlocks || s.blocks < (s.agCount-1)*s.agBlocks+minGroup:
 		return badSuper("%d blocks in %d groups of %d", s.blocks, s.agCount, s.agBlocks)
 	case s.blocks > 1<<52:
 		return badSuper("%d blocks", s.blocks)
@@ -233,7 +235,7 @@ func anySuper(r io.ReaderAt, size int64) (*superblock, []string, error) {
 }
 
 // copies are the places where the second group may begin, from what is left of
-// the superblock, and from how mkfs divides a volume into 4.
+// the superblock, and from how mkfs divides a volume: evenly, usually by 4.
 func copies(damaged []byte, size int64) (list []int64) {
 	add := func(blocks, bits uint64) {
 		if bits < 9 || bits > 16 || blocks == 0 || blocks >= 1<<32 {
@@ -243,12 +245,14 @@ func copies(damaged []byte, size int64) (list []int64) {
 			list = append(list, off)
 		}
 	}
-	agBlocks, blocks := uint64(be.Uint32(damaged[84:])), be.Uint64(damaged[8:])
+	agBlocks, blocks := uint64(be.Uint32(damaged[84:])), min(be.Uint64(damaged[8:]), 1<<52)
 	for _, b := range []uint64{uint64(damaged[120]), uint64(bits.Len32(be.Uint32(damaged[4:]))) - 1, 12} {
 		add(agBlocks, b)
-		add((blocks+3)/4, b)
-		if b >= 9 && b <= 16 {
-			add((uint64(size)>>b+3)/4, b)
+		for _, n := range []uint64{max(1, uint64(be.Uint32(damaged[88:]))), 4} {
+			add((blocks+n-1)/n, b)
+			if b >= 9 && b <= 16 {
+				add((uint64(size)>>b+n-1)/n, b)
+			}
 		}
 	}
 	return list

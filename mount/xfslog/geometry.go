@@ -26,6 +26,8 @@ type Geometry struct {
 	// UUID stands in the log's records, MetaUUID in metadata. The two differ
 	// when the former was changed after the file system was made.
 	UUID, MetaUUID [16]byte
+	// DirBlockSize is how long a block of a directory is, in bytes.
+	DirBlockSize int
 	// AGBlocks is the number of blocks in an allocation group, AGBlockLog the
 	// number of bits that such a block takes in a block number. AGCount is the
 	// number of groups.
@@ -57,6 +59,7 @@ func ParseGeometry(super []byte) (Geometry, error) {
 		InodeSize:  int(be.Uint16(super[104:])),
 		InodeAlign: be.Uint32(super[180:]),
 	}
+	g.DirBlockSize = g.BlockSize << min(super[192], 16)
 	copy(g.UUID[:], super[32:])
 	g.MetaUUID = g.UUID
 	if g.V5 && be.Uint32(super[216:])&incompatMetaUUID != 0 {
@@ -86,8 +89,10 @@ func (g *Geometry) check() error {
 		return corrupt("superblock: blocks of %d bytes", g.BlockSize)
 	case !powerOf2(g.SectorSize, 512, 32768):
 		return corrupt("superblock: sectors of %d bytes", g.SectorSize)
-	case !powerOf2(g.InodeSize, 256, 2048):
+	case !powerOf2(g.InodeSize, 256, min(2048, g.BlockSize)):
 		return corrupt("superblock: inodes of %d bytes", g.InodeSize)
+	case !powerOf2(g.DirBlockSize, g.BlockSize, 65536):
+		return corrupt("superblock: directories with blocks of %d bytes", g.DirBlockSize)
 	case g.AGBlockLog > 31 || g.AGBlocks == 0 || uint64(g.AGBlocks) > 1<<g.AGBlockLog:
 		return corrupt("superblock: %d blocks in a group, numbered with %d bits", g.AGBlocks, g.AGBlockLog)
 	case g.InodeAlign > g.AGBlocks:
@@ -123,4 +128,33 @@ func corrupt(format string, args ...any) error {
 
 func unsupported(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, filesys.ErrUnsupported)...)
+}
+
+// inodeNumber is the number of the inode at a byte of the volume.
+func (g *Geometry) inodeNumber(at int64) uint64 {
+	size := uint64(g.BlockSize)
+	block, in := uint64(at)/size, uint64(at)%size
+	ag, block := block/uint64(g.AGBlocks), block%uint64(g.AGBlocks)
+	return (ag<<g.AGBlockLog|block)<<g.inodeBits() | in/uint64(g.InodeSize)
+}
+
+// inodeOffset is where on the volume an inode is, in bytes.
+func (g *Geometry) inodeOffset(ino uint64) (int64, error) {
+	block, in := ino>>g.inodeBits(), ino&(1<<g.inodeBits()-1)
+	if err := g.checkBlock(block); err != nil {
+		return 0, wrap(err, "inode %d", ino)
+	}
+	return g.blockOffset(block) + int64(in)*int64(g.InodeSize), nil
+}
+
+// inodeBits is how many bits of an inode's number say where in its block it is.
+func (g *Geometry) inodeBits() int { return bits.TrailingZeros(uint(g.BlockSize / g.InodeSize)) }
+
+// checkBlock refuses a block number that no group has. Groups may be more than
+// AGCount: the log may hold the superblock that says so.
+func (g *Geometry) checkBlock(fsblock uint64) error {
+	if fsblock>>g.AGBlockLog >= 1<<31 || fsblock&(1<<g.AGBlockLog-1) >= uint64(g.AGBlocks) {
+		return corrupt("no block has the number %d", fsblock)
+	}
+	return nil
 }

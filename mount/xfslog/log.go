@@ -1,16 +1,23 @@
 package xfslog
 
 import (
+	"encoding/binary"
 	"fmt"
-	"io"
 	"strings"
-
-	"cairn/mount/filesys"
 )
 
 // Log is a log that has been read. It is immutable.
 type Log struct {
-	g      Geometry
+	g       Geometry
+	ring    *ring
+	span    span
+	order   binary.ByteOrder // of the machine
+	records []uint32         // position of each, in their order
+	// ops are all that is replayed, by address: what they change does not
+	// overlap.
+	ops    []op
+	edits  edits
+	cache  cache
 	report Report
 }
 
@@ -29,6 +36,9 @@ type Report struct {
 	// rest the kernel would do after the replay, that change only the accounts
 	// of free and shared space.
 	Unfinished map[string]int
+	// Mappings is how many changes of the mapping of a file were such a rest and
+	// have been made.
+	Mappings int
 }
 
 // Warnings are sentences for Info.Warnings: none if the log is clean.
@@ -50,15 +60,6 @@ func (r Report) String() string {
 	}
 	return strings.TrimSuffix(fmt.Sprintf("the log was replayed in memory: %d transactions, %d buffers, %d inodes; %s",
 		r.Transactions, r.Buffers, r.Inodes, r.Torn), "; ")
-}
-
-// Load reads the log of the file system on volume. A clean log costs some twenty
-// reads of a sector; one that is not is read once, from its tail to its head.
-//
-// Errors wrap filesys.ErrCorrupt, filesys.ErrUnsupported (naming the feature)
-// or what volume returned.
-func Load(volume io.ReaderAt, g Geometry) (*Log, error) {
-	return nil, fmt.Errorf("replay of the log: %w", filesys.ErrUnsupported)
 }
 
 // Report says what Load found.

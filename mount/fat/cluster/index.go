@@ -2,7 +2,10 @@ package cluster
 
 import (
 	"cmp"
+	"errors"
 	"slices"
+
+	"cairn/mount/filesys"
 )
 
 // maxIndex bounds the names in one Index: 8 bytes each.
@@ -16,6 +19,8 @@ const indexLimit = 12 << 20
 type Index struct {
 	items []indexItem
 	full  bool
+	// Damage is what was wrong with the directory, if names may be missing.
+	Damage error
 }
 
 type indexItem struct{ hash, slot uint32 }
@@ -46,14 +51,17 @@ type Indexes struct{ cache *Cache[uint64, *Index] }
 // NewIndexes makes a set without indexes.
 func NewIndexes() *Indexes { return &Indexes{NewCache[uint64, *Index](indexLimit)} }
 
-// Get gives the index of directory dir. If there is none yet, build fills it.
-// nil means that the directory is too large for an index.
+// Get gives the index of directory dir. If there is none yet, build fills it; an
+// error of build that tells of damage becomes part of the index. nil means that
+// the directory is too large for one.
 func (xs *Indexes) Get(dir uint64, build func(*Index) error) (*Index, error) {
 	if x, ok := xs.cache.Get(dir); ok {
 		return x, nil
 	}
 	x := &Index{}
-	if err := build(x); err != nil {
+	if err := build(x); errors.Is(err, filesys.ErrCorrupt) || errors.Is(err, filesys.ErrUnsupported) {
+		x.Damage = err
+	} else if err != nil {
 		return nil, err
 	}
 	if x.full {

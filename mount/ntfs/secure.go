@@ -1,0 +1,73 @@
+package ntfs
+
+import (
+	"cmp"
+	"fmt"
+)
+
+const (
+	// maxDescriptor bounds a security descriptor, whose lists have 64 KiB each.
+	maxDescriptor = 256 << 10
+	// sdsHeader precedes each descriptor in $SDS: hash and number (32 bits
+	// each), offset (64 bits) and length of both together (32 bits).
+	sdsHeader = 20
+)
+
+// securityDescriptor gives the descriptor of an inode, self-relative: since NTFS
+// 3.0 the files share those of $Secure, whose index $SII tells where in the
+// stream $SDS the one with a number is; earlier, and for the file system's own
+// files, it is an attribute.
+func (in *inode) securityDescriptor() ([]byte, error) {
+	if len(in.std) >= 56 {
+		if id := le.Uint32(in.std[52:]); id != 0 {
+			return in.fs.sharedDescriptor(id)
+		}
+	}
+	s, err := in.stream(attrSecurity, "")
+	if err != nil || s == nil {
+		return nil, err
+	}
+	return s.readAll(maxDescriptor)
+}
+
+func (f *FS) sharedDescriptor(id uint32) ([]byte, error) {
+	in, err := f.inode(inoSecure)
+	if err != nil {
+		return nil, fmt.Errorf("$Secure: %w", asCorrupt(err))
+	}
+	x, err := f.index(in, utf16le("$SII"))
+	if err != nil {
+		return nil, fmt.Errorf("$Secure: %w", err)
+	}
+	var header []byte
+	if err := x.search(func(key []byte) (int, error) {
+		if len(key) < 4 {
+			return 0, corrupt("$Secure: a key of %d bytes", len(key))
+		}
+		return cmp.Compare(le.Uint32(key), id), nil
+	}, func(e entry) bool {
+		header = e.data
+		return false
+	}); err != nil {
+		return nil, err
+	}
+	if len(header) < sdsHeader {
+		return nil, corrupt("$Secure has no descriptor %d", id)
+	}
+	off, n := le.Uint64(header[8:]), le.Uint32(header[16:])
+	if n < sdsHeader || n > maxDescriptor || off > 1<<40 {
+		return nil, corrupt("$Secure: descriptor %d has %d bytes at %d", id, n, off)
+	}
+	s, err := in.stream(attrData, utf16le("$SDS"))
+	if err != nil || s == nil {
+		return nil, corruptOr(err, "$Secure has no descriptors")
+	}
+	p := make([]byte, n)
+	if got, err := s.ReadAt(p, int64(off)); got < len(p) {
+		return nil, fmt.Errorf("$Secure: descriptor %d: %w", id, asCorrupt(err))
+	}
+	if le.Uint32(p[4:]) != id {
+		return nil, corrupt("$Secure: descriptor %d is number %d", id, le.Uint32(p[4:]))
+	}
+	return p[sdsHeader:], nil
+}
