@@ -5,9 +5,11 @@ import (
 
 	"cairn/mount/blockdev"
 	"cairn/mount/btrfs"
+	"cairn/mount/exfat"
 	"cairn/mount/ext4"
 	"cairn/mount/fat"
 	"cairn/mount/filesys"
+	"cairn/mount/ntfs"
 	"cairn/mount/xfs"
 )
 
@@ -34,6 +36,8 @@ var readers = map[Kind]reader{
 	Ext3:  one(ext4.Open),
 	Ext4:  one(ext4.Open),
 	XFS:   one(xfs.Open),
+	NTFS:  one(ntfs.Open),
+	ExFAT: one(exfat.Open),
 	FAT12: one(fat.Open),
 	FAT16: one(fat.Open),
 	FAT32: one(fat.Open),
