@@ -20,6 +20,9 @@
 // AllowOther they are (default_permissions): other users of this host get what
 // the guest's bits and numeric ids give them.
 //
+// Ids are the guest's. MapOwner shows everything as owned by who mounts, UIDs and
+// GIDs show single ones as others; then access control lists are mapped too.
+//
 // The mount is nosuid and nodev: the guest's devices and set-uid programs are
 // shown as what they are and have no effect here.
 //

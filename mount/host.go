@@ -17,14 +17,17 @@ import (
 // mount/extract.
 var ErrNoFUSE = errors.New("FUSE cannot be used here")
 
+// fuseDevice is where the kernel's side of FUSE is; tests have it elsewhere.
+var fuseDevice = "/dev/fuse"
+
 // checkHost tells what FUSE lacks on this host before the kernel or fusermount3
 // answers with a number.
 func checkHost(direct, allowOther bool) error {
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		return fmt.Errorf("%w: there is no /dev/fuse; load the kernel module (modprobe fuse), or give the container that device", ErrNoFUSE)
+	if _, err := os.Stat(fuseDevice); err != nil {
+		return fmt.Errorf("%w: there is no %s; load the kernel module (modprobe fuse), or give the container that device", ErrNoFUSE, fuseDevice)
 	}
-	if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err != nil {
-		return fmt.Errorf("%w: this user may not open /dev/fuse (%w), whose mode should be 0666", ErrNoFUSE, err)
+	if err := unix.Access(fuseDevice, unix.R_OK|unix.W_OK); err != nil {
+		return fmt.Errorf("%w: this user may not open %s (%w), whose mode should be 0666", ErrNoFUSE, fuseDevice, err)
 	}
 	if direct {
 		return nil

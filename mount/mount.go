@@ -38,6 +38,9 @@ type Options struct {
 	AllowOther bool
 	// MapOwner shows everything as owned by the user who mounts.
 	MapOwner bool
+	// UIDs and GIDs say which users and groups of the guest are shown as others,
+	// in owners and in access control lists. All others are shown as they are.
+	UIDs, GIDs []IDRange
 	// Log gets a line for whatever programs see as an I/O error. Nil: no log.
 	Log *slog.Logger
 
@@ -85,8 +88,10 @@ func start(dir string, root tree.Node, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &mounted{reporter: reporter{log: log}, mapOwner: opts.MapOwner}
-	m.uid, m.gid = owner()
+	m := &mounted{reporter: reporter{log: log}}
+	if m.uids, m.gids, err = opts.idMaps(); err != nil {
+		return nil, err
+	}
 	timeout := cacheTime
 	quiet := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	fo := &fs.Options{

@@ -45,8 +45,7 @@ var whole = context.Background()
 // mounted is what all nodes of a mount share.
 type mounted struct {
 	reporter
-	mapOwner bool
-	uid, gid uint32
+	uids, gids idMap
 }
 
 func (n *node) errno(err error, op string) syscall.Errno {
@@ -130,10 +129,7 @@ func (m *mounted) fill(n tree.Node, a filesys.Attr, out *fuse.Attr) {
 	out.Nlink = a.Nlink
 	out.Size = uint64(a.Size)
 	out.Blocks = uint64(a.Blocks)
-	out.Uid, out.Gid = a.UID, a.GID
-	if m.mapOwner {
-		out.Uid, out.Gid = m.uid, m.gid
-	}
+	out.Uid, out.Gid = m.uids.show(a.UID), m.gids.show(a.GID)
 	major, minor := unix.Major(a.Rdev), unix.Minor(a.Rdev)
 	out.Rdev = minor&0xff | major<<8 | minor&^0xff<<12
 	out.Blksize = 4096
@@ -173,6 +169,9 @@ func (n *node) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno)
 
 func (n *node) Getxattr(_ context.Context, name string, dest []byte) (uint32, syscall.Errno) {
 	v, err := n.n.Xattr(whole, name)
+	if err == nil && isACL(name) {
+		v, err = n.mnt.showACL(v)
+	}
 	if err != nil {
 		return 0, n.errno(err, "read extended attribute "+name+" of")
 	}

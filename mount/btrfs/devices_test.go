@@ -175,7 +175,7 @@ func TestStaleDevice(t *testing.T) {
 		must(t, err)
 		must(t, f.Close())
 		writeFile(t, path("sums"), bytes.Repeat([]byte("new "), 50000))
-		sync(t, dir)
+		commit(t, dir)
 	}
 	unmount()
 	want := bytes.Repeat([]byte("new "), 50000)

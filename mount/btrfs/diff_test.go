@@ -81,7 +81,7 @@ func TestChangedInodes(t *testing.T) {
 	for range 300 {
 		g.step()
 	}
-	sync(t, root)
+	commit(t, root)
 	earlier := v.copy(t)
 	old, rec := recorded(t, earlier)
 	oldStates := states(t, old)
@@ -124,7 +124,7 @@ func TestChangedInodes(t *testing.T) {
 		g.step()
 	}
 	subvolume(t, "snapshot", path("kept"), path("snapshot"))
-	sync(t, root)
+	commit(t, root)
 	compare("committed", 2000)
 	unmount()
 	other := mkfs(t, 1, 130, "").open(t)

@@ -77,7 +77,7 @@ func (t *tree) extent(obj, off uint64) (extent, error) {
 		}
 	}
 	if c.at(obj, typeExtentData) {
-		hole.end = c.k.off
+		hole.end = min(c.k.off, math.MaxInt64)
 	}
 	return hole, nil
 }

@@ -169,8 +169,10 @@ func (c *file) Stored(off int64) (filesys.Range, int64, error) {
 		}
 		return filesys.Range{Off: phys, Len: n}, n, nil
 	case kindCompressed:
+		// A clone may use another part of the extent at the same offset. Only
+		// of an extent that is used whole does n say where in it off lies.
 		phys, run := c.v.physical(e.disk)
-		if phys < 0 || run < e.diskLen {
+		if phys < 0 || run < e.diskLen || e.off != 0 || e.end-e.start != e.ram {
 			return unknown, n, nil
 		}
 		return filesys.Range{Off: phys, Len: int64(e.diskLen)}, n, nil

@@ -100,7 +100,7 @@ func extents(t testing.TB, dir string) {
 	zeros := make([]byte, 300000)
 	copy(zeros[100000:], text(50))
 	writeFile(t, path("nearly zeros"), zeros)
-	sync(t, dir)
+	commit(t, dir)
 	for _, n := range []int{4096, 500000} {
 		from := path(fmt.Sprintf("text %d", n))
 		fstest.Run(t, "cp", "--reflink=always", from, path(fmt.Sprintf("shared %d", n)))
@@ -130,7 +130,7 @@ func extents(t testing.TB, dir string) {
 	writeFile(t, path("compressed/file"), text(300000))
 }
 
-func sync(t testing.TB, dir string) {
+func commit(t testing.TB, dir string) {
 	t.Helper()
 	fd, err := unix.Open(dir, unix.O_RDONLY, 0)
 	must(t, err)

@@ -25,6 +25,9 @@ func (v *volume) openLog(o filesys.Options) error {
 		return nil
 	}
 	err := v.replayLogs()
+	if isNotExist(err) { // something that the log takes for granted
+		err = corrupt("%v", err)
+	}
 	if err != nil {
 		return wrap(err, "the file system was not unmounted and its log cannot be replayed (--ignore-log opens the last commit)")
 	}
@@ -148,8 +151,8 @@ func (r *replayer) run() error {
 				continue
 			}
 			if c.k.typ == typeInode {
-				if len(c.data) != inodeSize {
-					return corrupt("inode item of %d bytes", len(c.data))
+				if len(c.data) != inodeSize || c.k.off != 0 {
+					return corrupt("inode item %v of %d bytes", c.k, len(c.data))
 				}
 				if le.Uint32(c.data[40:]) == 0 {
 					skip = c.k.obj
@@ -291,9 +294,13 @@ func (r *replayer) xattrDeletes(obj uint64) error {
 		data []byte
 	}
 	var items []item
+	size := 0
 	c, err := r.t.seek(key{obj, typeXattr, 0})
 	for ; err == nil && c.at(obj, typeXattr); err = c.next() {
-		items = append(items, item{c.k, c.data})
+		if size += 64 + len(c.data); size > maxLog/4 {
+			return errLogSize
+		}
+		items = append(items, item{c.k, bytes.Clone(c.data)})
 	}
 	if err != nil {
 		return err

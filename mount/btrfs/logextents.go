@@ -40,36 +40,58 @@ func (r *replayer) extent(k key, b []byte) error {
 	return r.change(k.obj, func(b []byte) { le.PutUint64(b[24:], le.Uint64(b[24:])+taken) })
 }
 
+// dropBatch is how many extents are held while they are dropped.
+const dropBatch = 4096
+
 // dropExtents cuts a range out of a file, and takes what it held from the bytes
 // that the inode counts.
 func (r *replayer) dropExtents(obj, start, end uint64) error {
-	type item struct {
-		k    key
-		data []byte
-	}
-	var items []item
-	c, err := r.t.seekLast(key{obj, typeExtentData, start})
-	for ; err == nil && c.at(obj, typeExtentData) && c.k.off < end; err = c.next() {
-		items = append(items, item{c.k, c.data})
-		if len(items)*64 > maxLog {
-			return errLogSize
-		}
-	}
-	if err != nil {
-		return err
-	}
 	freed := uint64(0)
-	for _, it := range items {
-		e, err := r.t.v.decodeExtent(it.k, it.data)
+	for {
+		dropped, n, err := r.dropSome(obj, start, end)
 		if err != nil {
 			return err
 		}
-		if e.end <= start && !(e.end == e.start && e.end >= start) {
-			continue
+		freed += n
+		if dropped < dropBatch {
+			break
 		}
+		if r.size() > maxLog {
+			return errLogSize
+		}
+	}
+	if freed == 0 {
+		return nil
+	}
+	return r.change(obj, func(b []byte) { le.PutUint64(b[24:], le.Uint64(b[24:])-min(freed, le.Uint64(b[24:]))) })
+}
+
+// dropSome drops a batch, and says how many extents and bytes that were.
+func (r *replayer) dropSome(obj, start, end uint64) (dropped int, freed uint64, err error) {
+	type item struct {
+		k    key
+		data []byte
+		e    extent
+	}
+	var items []item
+	c, err := r.t.seekLast(key{obj, typeExtentData, start})
+	for ; err == nil && c.at(obj, typeExtentData) && c.k.off < end && len(items) < dropBatch; err = c.next() {
+		e, err := r.t.v.decodeExtent(c.k, c.data)
+		if err != nil {
+			return 0, 0, err
+		}
+		if e.end > start || e.end == e.start && e.end >= start {
+			items = append(items, item{c.k, c.data, e})
+		}
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, it := range items {
+		e := it.e
 		if e.kind == kindInline {
 			if start > 0 {
-				return unsupported("inline data that is cut at %d", start)
+				return 0, 0, unsupported("inline data that is cut at %d", start)
 			}
 			freed += e.ram
 			r.remove(it.k)
@@ -86,10 +108,7 @@ func (r *replayer) dropExtents(obj, start, end uint64) error {
 			r.put(key{obj, typeExtentData, end}, cutExtent(it.data, e, end, e.end))
 		}
 	}
-	if freed == 0 {
-		return nil
-	}
-	return r.change(obj, func(b []byte) { le.PutUint64(b[24:], le.Uint64(b[24:])-min(freed, le.Uint64(b[24:]))) })
+	return len(items), freed, nil
 }
 
 // cutExtent gives the item of a part of an extent.

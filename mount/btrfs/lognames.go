@@ -210,43 +210,61 @@ func (r *replayer) entryDeletes(dir uint64, all bool) error {
 			return err
 		}
 	}
-	type found struct {
-		index uint64
-		e     entry
-	}
-	var doomed []found
 	next := uint64(0) // entries below it were looked at
 	for _, s := range spans {
 		if s.to < next || s.to < s.from {
 			continue
 		}
-		c, err := r.t.seek(key{dir, typeDirIndex, max(s.from, next)})
-		for ; err == nil && c.at(dir, typeDirIndex) && c.k.off <= s.to; err = c.next() {
-			logged, _, err := r.log.get(c.k)
+		for at, more := max(s.from, next), true; more; {
+			var doomed []doomedEntry
+			doomed, at, more, err = r.doomed(dir, at, s.to, all)
+			if err == nil {
+				err = r.unlinkAll(dir, doomed)
+			}
 			if err != nil {
 				return err
 			}
-			for e, err := range dirEntries(c.data) {
-				if err != nil {
-					return err
-				}
-				if all || !findEntry(logged, e.name) {
-					doomed = append(doomed, found{c.k.off, e})
-				}
-			}
-			if len(doomed)*64 > maxLog {
-				return errLogSize
-			}
-		}
-		if err != nil {
-			return err
 		}
 		if s.to == maxOffset {
 			break
 		}
 		next = s.to + 1
 	}
-	for _, d := range doomed {
+	return nil
+}
+
+// doomedEntry is an entry that the log no longer has.
+type doomedEntry struct {
+	index uint64
+	e     entry
+}
+
+// doomed finds a batch of entries of a directory that are to be removed, from
+// one index to another; more says that next is where to go on.
+func (r *replayer) doomed(dir, from, to uint64, all bool) (list []doomedEntry, next uint64, more bool, err error) {
+	c, err := r.t.seek(key{dir, typeDirIndex, from})
+	for ; err == nil && c.at(dir, typeDirIndex) && c.k.off <= to; err = c.next() {
+		if len(list) >= dropBatch {
+			return list, c.k.off, true, nil
+		}
+		logged, _, err := r.log.get(c.k)
+		if err != nil {
+			return nil, 0, false, err
+		}
+		for e, err := range dirEntries(c.data) {
+			if err != nil {
+				return nil, 0, false, err
+			}
+			if all || !findEntry(logged, e.name) {
+				list = append(list, doomedEntry{c.k.off, e})
+			}
+		}
+	}
+	return list, 0, false, err
+}
+
+func (r *replayer) unlinkAll(dir uint64, list []doomedEntry) error {
+	for _, d := range list {
 		if d.e.location.typ != typeInode {
 			continue // subvolumes are not the log's business
 		}

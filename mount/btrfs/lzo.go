@@ -131,9 +131,14 @@ func lzo1x(dst, src []byte) (int, error) {
 		if dist > out || n > len(dst)-out {
 			return bad("a repetition outside of the sector")
 		}
-		for range n { // may overlap what it writes
-			dst[out] = dst[out-dist]
-			out++
+		if dist >= n {
+			copy(dst[out:out+n], dst[out-dist:])
+			out += n
+		} else {
+			for range n { // it repeats what it writes
+				dst[out] = dst[out-dist]
+				out++
+			}
 		}
 		if !literals(next) {
 			return bad("too many literals")

@@ -15,6 +15,7 @@ const TopLevel = topLevelID
 const (
 	maxSubvolumes = 1 << 16
 	maxDepth      = 4096 // of directories above a subvolume
+	maxPaths      = 8 << 20
 )
 
 // Subvolume describes one of a file system's subvolumes or snapshots.
@@ -37,6 +38,7 @@ func (f *FS) Subvolumes() ([]Subvolume, error) {
 		return nil, wrap(err, "default subvolume")
 	}
 	list := []Subvolume{}
+	bytes := 0 // of all paths
 	add := func(id uint64) error {
 		t, err := v.tree(id)
 		if isNotExist(err) && id != topLevelID {
@@ -53,8 +55,8 @@ func (f *FS) Subvolumes() ([]Subvolume, error) {
 				return wrap(err, "path of subvolume %d", id)
 			}
 		}
-		if len(list) >= maxSubvolumes {
-			return unsupported("more than %d subvolumes", maxSubvolumes)
+		if bytes += len(s.Path); bytes > maxPaths || len(list) >= maxSubvolumes {
+			return unsupported("more than %d subvolumes, or %d bytes of their paths", maxSubvolumes, maxPaths)
 		}
 		list = append(list, s)
 		return nil

@@ -33,7 +33,7 @@ func subvolumes(t testing.TB) *volume {
 	subvolume(t, "snapshot", path("@home"), path("renamed"))
 	must(t, os.Rename(path("renamed"), path("@/etc/home of yesterday")))
 	subvolume(t, "create", path("deleted"))
-	sync(t, root)
+	commit(t, root)
 	subvolume(t, "delete", path("deleted"))
 	subvolume(t, "delete", "-c", path("@/var/lib"))
 	subvolume(t, "set-default", path("@/.snapshots/1/snapshot"))

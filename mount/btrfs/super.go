@@ -151,7 +151,10 @@ func decodeSuper(b []byte, off int64) (*super, error) {
 	if s.incompat&incompatMetadataUUID != 0 {
 		copy(s.metaID[:], b[0x23b:])
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *super) check() error {

@@ -39,7 +39,7 @@ type volume struct {
 
 const (
 	maxTrees   = 1024 // that are remembered
-	maxDead    = 1 << 16
+	maxDead    = 1 << 14
 	maxDevices = 1 << 12
 )
 
@@ -64,6 +64,10 @@ func Open(devs []Device, o filesys.Options) (*FS, error) {
 		return nil, wrap(err, "open btrfs: default subvolume")
 	}
 	f, err := v.sub(id)
+	if isNotExist(err) && id != topLevelID {
+		v.warnings = append(v.warnings, fmt.Sprintf("The default subvolume %d is not there; the top level is shown.", id))
+		f, err = v.sub(topLevelID)
+	}
 	if err != nil {
 		return nil, wrap(err, "open btrfs")
 	}

@@ -73,7 +73,11 @@ func anyBoot(v *cluster.Volume) (*boot, []string, error) {
 		return b, nil, err
 	}
 	for shift := uint(9); shift <= 12; shift++ {
-		if b, copyErr := readRegion(v, regionSectors<<shift, shift); copyErr == nil {
+		b, copyErr := readRegion(v, regionSectors<<shift, shift)
+		if copyErr != nil && !cluster.Damaged(copyErr) {
+			return nil, nil, copyErr
+		}
+		if copyErr == nil {
 			return b, []string{fmt.Sprintf("The boot region is damaged (%s); its copy is used, whose flags may be old.", bad.reason)}, nil
 		}
 	}

@@ -1,6 +1,7 @@
 package exfat
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -50,7 +51,7 @@ func (f *FS) dir(ino uint64) (*dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.dirs.Put(ino, d, 200)
+	f.dirs.Put(ino, d, d.slots.Cost())
 	return d, nil
 }
 
@@ -197,79 +198,24 @@ func (f *FS) ReadDir(ino, cookie uint64, fn func(filesys.DirEntry) bool) error {
 	if cookie > maxDirectory {
 		return nil
 	}
-	return f.scan(d, int64(cookie), func(e *entry) bool {
+	var bad error
+	more := true
+	err = f.scan(d, int64(cookie), func(e *entry) bool {
 		out := filesys.DirEntry{Name: e.name, Ino: e.ino, Type: filesys.TypeRegular, Next: uint64(e.next)}
 		if e.isDir() {
 			out.Type = filesys.TypeDir
-			f.parents.Note(e.ino, ino)
+			if err := f.parents.Note(e.ino, ino); err != nil {
+				bad = cmp.Or(bad, err)
+				return true // without it
+			}
 		}
-		return fn(out)
+		more = fn(out)
+		return more
 	}, nil)
-}
-
-// Lookup finds a name: as it stands, or in another case.
-func (f *FS) Lookup(ino uint64, name string) (uint64, error) {
-	d, err := f.dir(ino)
-	if err != nil {
-		return 0, err
+	if !more {
+		return err
 	}
-	e, err := f.find(d, name)
-	if err != nil {
-		return 0, err
-	}
-	if e == nil {
-		return 0, fmt.Errorf("%q in directory %d: %w", name, ino, filesys.ErrNotExist)
-	}
-	if e.isDir() {
-		f.parents.Note(e.ino, ino)
-	}
-	return e.ino, nil
-}
-
-// find gives the entry of a name, or nil. In a damaged directory, a name that
-// is not found may have been lost, so that is an error.
-func (f *FS) find(d *dir, name string) (found *entry, err error) {
-	folded := f.upcase.fold(name)
-	if !usable(name) || folded == "" {
-		return nil, nil
-	}
-	exact := false
-	match := func(e *entry) bool {
-		switch {
-		case e.name == name:
-			found, exact = e, true
-		case found == nil && f.upcase.fold(e.name) == folded:
-			found = e
-		}
-		return !exact
-	}
-	index, err := f.indexes.Get(d.ino, func(x *cluster.Index) error {
-		return f.scan(d, 0, func(e *entry) bool {
-			x.Add(cluster.Hash(f.upcase.fold(e.name)), e.start)
-			return true
-		}, nil)
-	})
-	if err != nil {
-		return nil, err
-	}
-	if index == nil {
-		if err := f.scan(d, 0, match, nil); found == nil {
-			return nil, err
-		}
-		return found, nil
-	}
-	index.Find(cluster.Hash(folded), func(slot int64) bool {
-		more := true
-		err = f.scan(d, slot, func(e *entry) bool {
-			more = match(e)
-			return false
-		}, nil)
-		return more && err == nil
-	})
-	if found == nil && err == nil {
-		err = index.Damage
-	}
-	return found, err
+	return cmp.Or(err, bad)
 }
 
 // Parent is the directory that a directory was found in.

@@ -56,7 +56,7 @@
 //     not found is ErrCorrupt too: it may be the one that was lost.
 //   - A chain in circles is refused whole, one that is too short for its file
 //     gives the bytes that it has, and ErrCorrupt from there on. A directory
-//     that is cut short or contains itself is refused.
+//     that is cut short, contains itself or is found in two directories is refused.
 //   - The table and the bitmap have no checksums: what a damaged number in them
 //     points to cannot be told from the truth.
 //   - Entries of types that are not known are passed over if the format calls

@@ -161,48 +161,46 @@ func (f *FS) load(ino uint64) (*entry, error) {
 	}
 	off := int64(ino * cluster.SlotSize)
 	w := f.volume.Window()
-	if p, err := w.At(off, cluster.SlotSize); err != nil || p[0] != typeFile {
-		if err == nil {
-			err = filesys.ErrNotExist
-		}
+	head, err := w.At(off, cluster.SlotSize)
+	if err == nil && head[0] != typeFile {
+		err = filesys.ErrNotExist
+	}
+	if err != nil {
 		return nil, fmt.Errorf("inode %d: %w", ino, err)
 	}
 	c := cluster.First + uint32((off-b.heap)>>b.clusterBits)
 	left := int((f.table.Place(c) + f.table.Size() - off) / cluster.SlotSize)
-	parse := func(next uint32) (*entry, error) {
+	follow := func(c uint32, byTable bool) (uint32, error) {
+		next, err := c+1, error(nil)
+		if byTable {
+			next, err = f.table.Entry(c)
+		}
+		if err == nil && !f.table.Valid(next) {
+			err = cluster.Corrupt("entries go on in cluster %d of %d", next, b.clusters)
+		}
+		return next, err
+	}
+	parse := func(byTable bool) (*entry, error) {
 		return parseSet(func(i int) ([]byte, error) {
 			if i < left {
 				return w.At(off+int64(i)*cluster.SlotSize, cluster.SlotSize)
 			}
 			// A set of 19 entries, which is 608 bytes, can take part in three
 			// clusters if those are of 512 bytes.
-			at, i := next, i-left
-			for per := int(f.table.Size() / cluster.SlotSize); i >= per; i -= per {
-				if next == c+1 {
-					at++
-				} else {
-					var err error
-					if at, err = f.table.Entry(at); err != nil {
-						return nil, err
-					}
-				}
-				if !f.table.Valid(at) {
-					break
-				}
+			at, err := follow(c, byTable)
+			i -= left
+			for per := int(f.table.Size() / cluster.SlotSize); err == nil && i >= per; i -= per {
+				at, err = follow(at, byTable)
 			}
-			if !f.table.Valid(at) {
-				return nil, cluster.Corrupt("entries go on in cluster %d of %d", at, b.clusters)
+			if err != nil {
+				return nil, err
 			}
 			return w.At(f.table.Place(at)+int64(i)*cluster.SlotSize, cluster.SlotSize)
 		})
 	}
-	next, err := f.table.Entry(c)
-	if err != nil {
-		return nil, fmt.Errorf("inode %d: %w", ino, err)
-	}
-	e, err := parse(next)
-	if err != nil && next != c+1 {
-		if other, otherErr := parse(c + 1); otherErr == nil {
+	e, err := parse(true)
+	if cluster.Damaged(err) && left <= int(head[1]) {
+		if other, otherErr := parse(false); otherErr == nil {
 			e, err = other, nil
 		}
 	}

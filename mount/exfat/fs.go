@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
-	"sync"
 
 	"cairn/mount/fat/cluster"
 	"cairn/mount/filesys"
@@ -67,23 +66,25 @@ func open(r io.ReaderAt, size int64) (*FS, error) {
 			"The volume has %d bytes where its file system has %d; what lay behind the end cannot be read.", size, b.length))
 	}
 	f.parents = cluster.NewParents(rootIno, f.subdirectories)
-	f.free = sync.OnceValues(f.countFree)
+	f.free = cluster.Once(f.countFree)
 	c, err := f.table.Chain(b.root, f.table.Count(maxDirectory)+1)
 	if err != nil {
 		return nil, fmt.Errorf("root directory: %w", err)
 	}
 	f.rootSize = c.Clusters() << b.clusterBits
 	f.root = &dir{rootIno, cluster.ChainSlots(c, maxDirectory/cluster.SlotSize)}
-	f.readRoot()
+	if err := f.readRoot(); err != nil {
+		return nil, fmt.Errorf("root directory: %w", err)
+	}
 	return f, nil
 }
 
 // readRoot looks for the volume's own entries in the root directory. What is
 // damaged there is told when the directory is read.
-func (f *FS) readRoot() {
-	var upcaseErr error
+func (f *FS) readRoot() error {
+	var upcaseErr, bitmapErr error
 	seen := false
-	_ = f.scan(f.root, 0, func(*entry) bool { return true }, func(p []byte) {
+	err := f.scan(f.root, 0, func(*entry) bool { return true }, func(p []byte) {
 		switch p[0] {
 		case typeLabel:
 			units := make([]uint16, min(int(p[1]), 11))
@@ -108,11 +109,17 @@ func (f *FS) readRoot() {
 			if uint64(size) > le.Uint64(p[24:]) {
 				return
 			}
-			if c, err := f.table.Chain(le.Uint32(p[20:]), f.table.Count(size)); err == nil && c.Whole() == nil {
+			var c *cluster.Chain
+			if c, bitmapErr = f.table.Chain(le.Uint32(p[20:]), f.table.Count(size)); bitmapErr == nil && c.Whole() == nil {
 				f.bitmap = cluster.NewContent(c, size, size)
 			}
 		}
 	})
+	for _, err := range []error{err, upcaseErr, bitmapErr} {
+		if err != nil && !cluster.Damaged(err) {
+			return err
+		}
+	}
 	if upcaseErr != nil || !seen {
 		text := "there is none"
 		if upcaseErr != nil {
@@ -124,6 +131,7 @@ func (f *FS) readRoot() {
 	if f.bitmap == nil {
 		f.warnings = append(f.warnings, "The bitmap of clusters in use cannot be read; no free space is shown.")
 	}
+	return nil
 }
 
 // countFree counts the bits that are not set.

@@ -1,7 +1,6 @@
 package exfat
 
 import (
-	"fmt"
 	"io"
 	"math/bits"
 
@@ -70,7 +69,7 @@ func expandUpcase(b []byte) (*upcase, error) {
 		at++
 	}
 	if at < 128 {
-		return nil, fmt.Errorf("it has %d characters", at)
+		return nil, cluster.Corrupt("it has %d characters", at)
 	}
 	return u, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -13,6 +14,14 @@ import (
 )
 
 var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// unreadable reports the volumes that cannot be read when n is the directory of
+// all volumes of a point.
+func (j *job) unreadable(n tree.Node, src string) {
+	for name, err := range tree.Unreadable(n) {
+		j.fail(strings.TrimSuffix(src, "/.")+"/"+name, err)
+	}
+}
 
 // slot waits until another read may begin, which the returned function ends.
 func (j *job) slot(ctx context.Context) (func(), error) {

@@ -213,6 +213,7 @@ func (c *copier) entries(n tree.Node, d *dir, src string, depth int) {
 		return
 	}
 	c.dirs[a.Ino] = struct{}{}
+	c.unreadable(n, src)
 	err = tree.Entries(c.ctx, n, func(e tree.Entry) error {
 		c.node(e.Node, d, e.Name, strings.TrimSuffix(src, "/.")+"/"+e.Name, depth+1)
 		return c.ctx.Err()
@@ -222,19 +223,21 @@ func (c *copier) entries(n tree.Node, d *dir, src string, depth int) {
 
 // leaf copies anything but a directory.
 func (c *copier) leaf(n tree.Node, a filesys.Attr, d *dir, name, src string) error {
+	over := c.opts.Force
 	var st unix.Stat_t
 	if err := unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			return errors.New("a directory has its name at the destination")
 		}
-		if !c.opts.Force {
+		if !c.replace(src, d, name) {
 			return ErrExists
 		}
+		over = true
 	}
 	if a.Nlink > 1 {
 		l, first := c.claim(a)
 		if !first {
-			err := c.hardLink(l, d, name)
+			err := c.hardLink(l, d, name, over)
 			if err == nil {
 				c.count.hardLinks.Add(1)
 				c.count.done.Add(a.Size)
@@ -245,22 +248,32 @@ func (c *copier) leaf(n tree.Node, a filesys.Attr, d *dir, name, src string) err
 			// The first name failed, or the destination has no hard links:
 			// a copy is as good.
 		} else {
-			err := c.create(n, a, d, name, src)
+			err := c.create(n, a, d, name, src, over)
 			l.settle(append(append([]string(nil), d.rel...), name), err == nil)
 			return err
 		}
 	}
-	return c.create(n, a, d, name, src)
+	return c.create(n, a, d, name, src, over)
+}
+
+// replace says whether what has a name at the destination is to be replaced.
+func (c *copier) replace(src string, d *dir, name string) bool {
+	if c.opts.Force || c.opts.Replace == nil {
+		return c.opts.Force
+	}
+	c.asks.Lock()
+	defer c.asks.Unlock()
+	return c.ctx.Err() == nil && c.opts.Replace(src, strings.Join(append(append([]string(nil), d.rel...), name), "/"))
 }
 
 // create makes a file, symlink or special file under a temporary name and moves
-// it to its own.
-func (c *copier) create(n tree.Node, a filesys.Attr, d *dir, name, src string) (err error) {
+// it to its own, over what has that name if over is set.
+func (c *copier) create(n tree.Node, a filesys.Attr, d *dir, name, src string, over bool) (err error) {
 	tmp := ".cairn-" + rand.Text()
 	kind := a.Mode & filesys.TypeMask
 	switch kind {
 	case filesys.TypeRegular:
-		err = c.regular(n, a, d.fd, tmp, src)
+		err = c.regular(n, a, d.fd, tmp, src, over)
 	case filesys.TypeSymlink:
 		err = c.symlink(n, a, d.fd, tmp, src)
 	default:
@@ -274,7 +287,7 @@ func (c *copier) create(n tree.Node, a filesys.Attr, d *dir, name, src string) (
 		}
 	}
 	if err == nil {
-		err = c.place(d.fd, tmp, name)
+		err = c.place(d.fd, tmp, name, over)
 	}
 	if err != nil {
 		_ = unix.Unlinkat(d.fd, tmp, 0)
@@ -292,7 +305,7 @@ func (c *copier) create(n tree.Node, a filesys.Attr, d *dir, name, src string) (
 	return nil
 }
 
-func (c *copier) regular(n tree.Node, a filesys.Attr, dirfd int, tmp, src string) error {
+func (c *copier) regular(n tree.Node, a filesys.Attr, dirfd int, tmp, src string, over bool) error {
 	f, err := n.Open(c.ctx)
 	if err != nil {
 		return err
@@ -304,6 +317,9 @@ func (c *copier) regular(n tree.Node, a filesys.Attr, dirfd int, tmp, src string
 	err = c.copyContent(src, f, fd)
 	if err == nil {
 		c.metadata(fd, n, a, src)
+		if over { // what is replaced is lost: the copy must not be, whatever happens
+			err = written("sync", unix.Fsync(fd))
+		}
 	}
 	if cerr := unix.Close(fd); err == nil {
 		err = written("close", cerr)
@@ -318,8 +334,8 @@ func (c *copier) regular(n tree.Node, a filesys.Attr, dirfd int, tmp, src string
 
 // place moves the finished tmp to name. Without Force it fails if name exists,
 // also when it has come into being just now.
-func (c *copier) place(dirfd int, tmp, name string) error {
-	if c.opts.Force {
+func (c *copier) place(dirfd int, tmp, name string, over bool) error {
+	if over {
 		err := unix.Renameat(dirfd, tmp, dirfd, name)
 		// Renaming one link of a file onto another does nothing at all.
 		_ = unix.Unlinkat(dirfd, tmp, 0)

@@ -10,8 +10,11 @@
 //     there already, or that somebody puts there meanwhile.
 //   - A file appears under its name when it is complete: it is written under a
 //     temporary name and renamed. What fails leaves nothing behind.
-//   - Nothing that exists is replaced, unless Force says so; then a file is, a
-//     directory never. Directories are merged.
+//   - Nothing that exists is replaced, unless Force or Replace says so; then a
+//     file is, once its copy is complete and on the disk, a directory never.
+//     Directories are merged.
+//   - A volume that cannot be read is an error, also where a whole point is
+//     copied, with the note about it.
 //   - Directories that contain themselves, and files that claim absurd sizes,
 //     cost an error each.
 //
@@ -23,6 +26,11 @@
 // are kept; with Archive also owners, extended attributes, set-id bits and
 // special files, as far as this user may: what may not be set is counted and
 // said once.
+//
+// A tar archive is in the PAX format: names, sizes and times of any kind, extended
+// attributes and access control lists as GNU tar, star and bsdtar write them, hard
+// links, and sparse files without their holes (sparse.go). Sockets alone have no
+// place in it.
 //
 // The package imports mount/tree and mount/filesys, nothing of FUSE.
 package extract
@@ -83,7 +91,11 @@ type Options struct {
 	Recursive bool // directories too
 	Archive   bool // owners, attributes, special files; implies Recursive
 	Force     bool // replace files that exist
-	Parallel  int  // reads under way at a time; 0: DefaultParallel
+	// Replace is asked, without Force, whether a file that exists is to be replaced:
+	// path is where the copy comes from, dest the name of what is there, from the
+	// destination on. It is not called twice at a time. Nil: nothing is replaced.
+	Replace  func(path, dest string) bool
+	Parallel int // reads under way at a time; 0: DefaultParallel
 	// Report is told of each file that could not be copied, and of each kind
 	// of attribute that could not be set. It is not called twice at a time.
 	Report func(path string, err error)
@@ -130,7 +142,8 @@ type job struct {
 	cancel context.CancelCauseFunc
 	reads  chan struct{} // slots for reads
 
-	mu   sync.Mutex // guards said and the callbacks
+	mu   sync.Mutex // guards said and the callbacks, but for Replace
+	asks sync.Mutex // guards Replace, which waits for a person
 	said map[string]bool
 	last atomic.Int64 // when Progress was called last
 }

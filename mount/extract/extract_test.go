@@ -393,3 +393,82 @@ func TestSparseDisk(t *testing.T) {
 		t.Errorf("size %d, %d blocks", st.Size, st.Blocks)
 	}
 }
+
+// TestReplace: what exists is replaced when it is said so, and only once its copy
+// is complete; a read that fails in the middle leaves the old file.
+func TestReplace(t *testing.T) {
+	fs := mounttest.NewFS()
+	fs.Dir("/d")
+	fs.File("/d/a", "new a")
+	fs.File("/d/b", "new b")
+	bad := fs.File("/d/bad", mounttest.Pattern(3<<20))
+	bad.ReadErr = filesys.ErrCorrupt
+	tr := guest(fs)
+	for _, force := range []bool{false, true} {
+		dest := t.TempDir()
+		for _, name := range []string{"a", "b", "bad"} {
+			if err := os.WriteFile(filepath.Join(dest, name), []byte("old"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var asked []string
+		var rep report
+		res, err := Copy(ctx, []Source{{Path: "/d/.", Node: source(t, tr, "/d").Node}}, dest, Options{
+			Recursive: true, Force: force, Report: rep.add,
+			Replace: func(src, name string) bool { asked = append(asked, src+" "+name); return name != "b" },
+		})
+		want := map[string]string{"a": "new a", "b": "old", "bad": "old"}
+		failed := int64(2)
+		if force {
+			want["b"], failed = "new b", 1
+		}
+		if !errors.Is(err, ErrIncomplete) || res.Failed != failed {
+			t.Errorf("force %t: %v, %+v\n%s", force, err, res, &rep)
+		}
+		for name, content := range want {
+			if b, err := os.ReadFile(filepath.Join(dest, name)); err != nil || string(b) != content {
+				t.Errorf("force %t: %s is %q, %v", force, name, b, err)
+			}
+		}
+		if entries, _ := os.ReadDir(dest); len(entries) != 3 {
+			t.Errorf("force %t: %d files are left", force, len(entries))
+		}
+		if n := 3; force && len(asked) != 0 || !force && len(asked) != n {
+			t.Errorf("force %t: asked %q", force, asked)
+		}
+	}
+}
+
+// TestUnreadableVolume: a point with a volume that cannot be read is copied with
+// an error that says why, as files and as an archive.
+func TestUnreadableVolume(t *testing.T) {
+	b := make([]byte, 1<<20)
+	copy(b[1024+56:], "\x53\xef")
+	tr := tree.NewPoint(tree.Point{ID: "p", Disks: []tree.Disk{{Name: "vda", Image: &mounttest.Disk{Bytes: b}}}},
+		tree.Options{OpenFS: func(io.ReaderAt, int64) (filesys.FS, error) {
+			return nil, fmt.Errorf("feature nobody knows: %w", filesys.ErrUnsupported)
+		}})
+	vols, err := tr.Resolve(ctx, "/volumes", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := Source{Path: "/volumes", Node: vols.Node}
+	var rep report
+	dest := t.TempDir()
+	if _, err := Copy(ctx, []Source{src}, dest, Options{Recursive: true, Report: rep.add}); !errors.Is(err, ErrIncomplete) {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dest + "/volumes/vda.UNREADABLE.txt"); err != nil {
+		t.Error(err)
+	}
+	if _, err := Stream(ctx, src, io.Discard, Options{Recursive: true, Report: rep.add}); !errors.Is(err, ErrIncomplete) {
+		t.Error(err)
+	}
+	if len(rep.lines) != 2 || rep.lines[0] != rep.lines[1] || !strings.Contains(rep.lines[0], "feature nobody knows") {
+		t.Errorf("reported %q", rep.lines)
+	}
+	_, err = tr.Resolve(ctx, "/volumes/vda/etc/hosts", true)
+	if !errors.Is(err, filesys.ErrNotExist) || !strings.Contains(err.Error(), "that volume cannot be read: feature nobody knows") {
+		t.Error(err)
+	}
+}

@@ -43,7 +43,7 @@ var errNotLinked = errors.New("the first name was not copied")
 
 // hardLink gives the copy that l stands for another name. It waits until that
 // copy is complete: it was queued earlier, so a worker has it.
-func (c *copier) hardLink(l *linked, d *dir, name string) error {
+func (c *copier) hardLink(l *linked, d *dir, name string, over bool) error {
 	select {
 	case <-l.settled:
 	case <-c.ctx.Done():
@@ -72,7 +72,7 @@ func (c *copier) hardLink(l *linked, d *dir, name string) error {
 	if err := unix.Linkat(at, l.rel[last], d.fd, tmp, 0); err != nil {
 		return err
 	}
-	if err := c.place(d.fd, tmp, name); err != nil {
+	if err := c.place(d.fd, tmp, name, over); err != nil {
 		_ = unix.Unlinkat(d.fd, tmp, 0)
 		return err
 	}

@@ -9,8 +9,10 @@ import (
 	"io"
 	"path"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/text/unicode/norm"
 
 	"cairn/mount/filesys"
 	"cairn/mount/tree"
@@ -57,6 +59,7 @@ func (j *job) cat(s Source, w io.Writer) error {
 // archive is a tar archive that is being written.
 type archive struct {
 	*job
+	out   *bufio.Writer // below w; see sparse.go
 	w     *tar.Writer
 	root  string            // the source's path
 	name  string            // and its name in the archive
@@ -65,7 +68,7 @@ type archive struct {
 
 func (j *job) tar(s Source, w io.Writer) error {
 	out := bufio.NewWriterSize(w, chunkSize)
-	t := &archive{job: j, w: tar.NewWriter(out), root: strings.TrimSuffix(s.Path, "/."), name: s.name(), links: make(map[uint64]string)}
+	t := &archive{job: j, out: out, w: tar.NewWriter(out), root: strings.TrimSuffix(s.Path, "/."), name: s.name(), links: make(map[uint64]string)}
 	if s.contents() {
 		t.name = "."
 	}
@@ -94,27 +97,32 @@ func (t *archive) entry(p string, n tree.Node, a filesys.Attr, err error) error 
 		return nil
 	}
 	var f tree.File
+	var holes []piece
 	if h.Typeflag == tar.TypeReg {
 		if f, err = n.Open(t.ctx); err != nil {
 			t.fail(p, err)
 			return nil
 		}
 		h.Size = f.Size()
+		if holes, err = pieces(t.ctx, f); err != nil {
+			t.fail(p, err)
+			return nil
+		}
 		t.count.total.Add(h.Size)
 	}
-	if err := t.w.WriteHeader(h); err != nil {
-		return fmt.Errorf("%s: %w", p, written("write", err))
+	if holes != nil {
+		err = t.sparse(p, h, f, holes)
+	} else if err = written("write", t.w.WriteHeader(h)); err == nil && f != nil {
+		err = t.stream(p, f, t.w)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", p, err)
 	}
 	switch h.Typeflag {
 	case tar.TypeReg:
-		if err := t.stream(p, f, t.w); err != nil {
-			return fmt.Errorf("%s: %w", p, err)
-		}
-		if a.Nlink > 1 {
-			t.links[a.Ino] = h.Name
-		}
 		t.count.files.Add(1)
 	case tar.TypeDir:
+		t.unreadable(n, p)
 		t.count.dirs.Add(1)
 	case tar.TypeSymlink:
 		t.count.symlinks.Add(1)
@@ -122,6 +130,9 @@ func (t *archive) entry(p string, n tree.Node, a filesys.Attr, err error) error 
 		t.count.hardLinks.Add(1)
 	default:
 		t.count.specials.Add(1)
+	}
+	if a.Nlink > 1 && h.Typeflag != tar.TypeDir && h.Typeflag != tar.TypeLink {
+		t.links[a.Ino] = h.Name
 	}
 	t.progress(p, false)
 	return nil
@@ -133,6 +144,9 @@ func (t *archive) header(p string, n tree.Node, a filesys.Attr) (*tar.Header, er
 	h := &tar.Header{
 		Format: tar.FormatPAX, Name: path.Join(t.name, strings.TrimPrefix(p, t.root)),
 		Mode: int64(a.Mode & 0o7777), Uid: int(a.UID), Gid: int(a.GID), ModTime: a.Mtime, AccessTime: a.Atime,
+	}
+	if !plainName(h.Name) {
+		h.PAXRecords = map[string]string{"hdrcharset": "BINARY"}
 	}
 	if first, ok := t.links[a.Ino]; ok {
 		h.Typeflag, h.Linkname = tar.TypeLink, first
@@ -164,6 +178,15 @@ func (t *archive) header(p string, n tree.Node, a filesys.Attr) (*tar.Header, er
 	return h, t.xattrs(h, n)
 }
 
+// plainName says whether a name is what programs take names in a PAX archive for
+// unless they are told: UTF-8, of which some (bsdtar) compose the accents.
+func plainName(name string) bool {
+	return utf8.ValidString(name) && norm.NFC.IsNormalString(name)
+}
+
+// paxKey writes names as GNU tar does where they hold what ends a record's key.
+var paxKey = strings.NewReplacer("%", "%25", "=", "%3D")
+
 func (t *archive) xattrs(h *tar.Header, n tree.Node) error {
 	names, err := n.Xattrs(t.ctx)
 	if err != nil {
@@ -177,7 +200,13 @@ func (t *archive) xattrs(h *tar.Header, n tree.Node) error {
 		if h.PAXRecords == nil {
 			h.PAXRecords = make(map[string]string)
 		}
-		h.PAXRecords["SCHILY.xattr."+name] = string(v)
+		if key, ok := aclRecords[name]; ok {
+			if text, err := aclText(v); err == nil {
+				h.PAXRecords[key] = text
+				continue
+			}
+		}
+		h.PAXRecords["SCHILY.xattr."+paxKey.Replace(name)] = string(v)
 	}
 	return nil
 }

@@ -208,20 +208,23 @@ func (b *boot) anyTable(v *cluster.Volume) (t *cluster.Table, warnings []string,
 		warnings = append(warnings, fmt.Sprintf("The tables are not copies of each other; number %d is used, as the boot sector says.", active+1))
 	}
 	// Entry 0 is the media descriptor, with all other bits set.
-	good := func(t *cluster.Table) bool {
+	good := func(t *cluster.Table) (bool, error) {
 		e, err := t.Entry(0)
-		return err == nil && byte(e) == b.raw[21] && e|0xFF == t.Mask
+		return err == nil && byte(e) == b.raw[21] && e|0xFF == t.Mask, err
 	}
-	if t = b.table(v, active); good(t) {
-		return t, warnings, nil
+	t = b.table(v, active)
+	if ok, err := good(t); ok || err != nil {
+		return t, warnings, err
 	}
-	for i := range b.tables {
-		if c := b.table(v, i); i != active && i < 8 && good(c) {
+	for i := range min(b.tables, 8) {
+		c := b.table(v, i)
+		ok, err := good(c)
+		if err != nil && !cluster.Damaged(err) {
+			return nil, nil, err
+		}
+		if ok {
 			return c, append(warnings, fmt.Sprintf("The file allocation table is damaged; copy number %d is used.", i+1)), nil
 		}
-	}
-	if _, err := t.Entry(0); err != nil {
-		return nil, nil, err
 	}
 	return t, append(warnings, "The file allocation table does not begin as it ought to; it may be damaged."), nil
 }

@@ -118,6 +118,58 @@ func TestDirectoriesThatContradict(t *testing.T) {
 	fstest.Exercise(t, fs, 10000)
 }
 
+// TestSharedDirectories: two directories that share a cluster, each of which
+// has the other in it.
+func TestSharedDirectories(t *testing.T) {
+	m := newMaker(t, 40<<20, "-F", "32", "-s", "1")
+	a, b := m.rooted.folder("a", 2, false), m.rooted.folder("b", 2, false)
+	for a.used < 16 {
+		a.put(m.short("FILLER     ", 0x20, 0, 0))
+	}
+	a.folder("x", 1, false).entry("in x", 0x20, 0, 0)
+	m.set(b.first, a.first+1) // b goes on where a does
+	for b.used < 16 {
+		b.put(m.short("FILLER     ", 0x20, 0, 0))
+	}
+	x := m.next - 1
+	m.set(x, a.first+1) // and so does x, which so contains itself
+	at := m.place(x)
+	for i := int64(0); i < 512; i += 32 {
+		if m.b[at+i] == 0 {
+			copy(m.b[at+i:], m.short("FILLER     ", 0x20, 0, 0))
+		}
+	}
+	fs := m.open()
+	visited := 0
+	var errs []error
+	var walk func(ino uint64)
+	walk = func(ino uint64) {
+		if visited++; visited > 100 {
+			return
+		}
+		var dirs []uint64
+		err := fs.ReadDir(ino, 0, func(e filesys.DirEntry) bool {
+			if e.Type == filesys.TypeDir {
+				dirs = append(dirs, e.Ino)
+			}
+			return true
+		})
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, d := range dirs {
+			walk(d)
+		}
+	}
+	walk(1)
+	if visited != 4 || len(errs) != 2 || !errors.Is(errs[0], filesys.ErrCorrupt) || !errors.Is(errs[1], filesys.ErrCorrupt) {
+		t.Errorf("%d directories, %v", visited, errs)
+	}
+	if _, err := fs.Lookup(lookup(t, fs, 1, "b"), "x"); !errors.Is(err, filesys.ErrCorrupt) {
+		t.Errorf("lookup of what is elsewhere: %v", err)
+	}
+}
+
 // TestBootSector: copies, flags, and what is no FAT.
 func TestBootSector(t *testing.T) {
 	m := newMaker(t, 40<<20, "-F", "32", "-s", "1")

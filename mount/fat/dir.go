@@ -1,6 +1,7 @@
 package fat
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -77,7 +78,7 @@ func (f *FS) dir(ino uint64) (*dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.dirs.Put(ino, d, 200)
+	f.dirs.Put(ino, d, d.slots.Cost())
 	return d, nil
 }
 
@@ -162,82 +163,24 @@ func (f *FS) ReadDir(ino, cookie uint64, fn func(filesys.DirEntry) bool) error {
 	if cookie > maxSlots {
 		return nil
 	}
-	return f.scan(d, int64(cookie), func(e *entry) bool {
+	var bad error
+	more := true
+	err = f.scan(d, int64(cookie), func(e *entry) bool {
 		out := filesys.DirEntry{Name: e.name, Ino: e.ino, Type: filesys.TypeRegular, Next: uint64(e.next)}
 		if e.isDir() {
 			out.Type = filesys.TypeDir
-			f.parents.Note(e.ino, ino)
-		}
-		return fn(out)
-	})
-}
-
-// Lookup finds a name: as it stands, or in another case, or the short one.
-func (f *FS) Lookup(ino uint64, name string) (uint64, error) {
-	d, err := f.dir(ino)
-	if err != nil {
-		return 0, err
-	}
-	e, err := f.find(d, name)
-	if err != nil {
-		return 0, err
-	}
-	if e == nil {
-		return 0, fmt.Errorf("%q in directory %d: %w", name, ino, filesys.ErrNotExist)
-	}
-	if e.isDir() {
-		f.parents.Note(e.ino, ino)
-	}
-	return e.ino, nil
-}
-
-// find gives the entry of a name, or nil. In a damaged directory, a name that
-// is not found may have been lost, so that is an error.
-func (f *FS) find(d *dir, name string) (found *entry, err error) {
-	if !usable(name) {
-		return nil, nil
-	}
-	folded, rank := fold(name), 0
-	match := func(e *entry) bool {
-		switch {
-		case e.name == name:
-			found, rank = e, 3
-		case rank < 2 && fold(e.name) == folded:
-			found, rank = e, 2
-		case rank < 1 && fold(e.alias) == folded:
-			found, rank = e, 1
-		}
-		return rank < 3
-	}
-	index, err := f.indexes.Get(d.ino, func(x *cluster.Index) error {
-		return f.scan(d, 0, func(e *entry) bool {
-			for _, h := range hashes(e) {
-				x.Add(h, e.start)
+			if err := f.parents.Note(e.ino, ino); err != nil {
+				bad = cmp.Or(bad, err)
+				return true // without it
 			}
-			return true
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	if index == nil {
-		if err := f.scan(d, 0, match); found == nil {
-			return nil, err
 		}
-		return found, nil
-	}
-	index.Find(cluster.Hash(folded), func(slot int64) bool {
-		more := true
-		err = f.scan(d, slot, func(e *entry) bool {
-			more = match(e)
-			return false
-		})
-		return more && err == nil
+		more = fn(out)
+		return more
 	})
-	if found == nil && err == nil {
-		err = index.Damage
+	if !more {
+		return err
 	}
-	return found, err
+	return cmp.Or(err, bad)
 }
 
 // Parent is the directory that a directory was found in.

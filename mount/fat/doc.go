@@ -55,7 +55,8 @@
 //     file's size gives the bytes that it has, and ErrCorrupt from there on. A
 //     chain that is too long is none of a reader's business: systems allocate
 //     ahead. Two files that share a cluster are not noticed.
-//   - A directory that contains itself is refused.
+//   - A directory that contains itself is refused, as is one that is
+//     found in two directories.
 //   - Entries with a name that no path could have (empty, with a slash or NUL)
 //     are left out, and ReadDir ends with ErrCorrupt after all others.
 //   - The first table is read, or the one that FAT32's flags call active. If its

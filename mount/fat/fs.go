@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"time"
 
 	"cairn/mount/fat/cluster"
@@ -71,7 +70,7 @@ func open(r io.ReaderAt, size int64) (*FS, error) {
 			"The volume has %d bytes where its file system has %d; what lay behind the end cannot be read.", size, b.end))
 	}
 	f.parents = cluster.NewParents(rootIno, f.subdirectories)
-	f.free = sync.OnceValues(t.CountFree)
+	f.free = cluster.Once(t.CountFree)
 	if b.width == 32 {
 		if f.root, err = f.chainDir(rootIno, b.rootFirst); err != nil {
 			return nil, fmt.Errorf("root directory: %w", err)
@@ -79,18 +78,24 @@ func open(r io.ReaderAt, size int64) (*FS, error) {
 	} else {
 		f.root = &dir{rootIno, cluster.FixedSlots(v, b.rootOff, b.rootSlots), b.rootSlots * cluster.SlotSize}
 	}
-	f.readLabel()
+	if err := f.readLabel(); err != nil {
+		return nil, err
+	}
 	return f, nil
 }
 
 // readLabel looks for the label in the root directory, where it is kept up to
 // date; the one in the boot sector stays as it was when the volume was made.
-func (f *FS) readLabel() {
+// That the directory is damaged is told when it is read.
+func (f *FS) readLabel() error {
 	cursor := f.root.slots.Cursor()
 	for slot := int64(0); ; slot++ {
 		p, _, err := cursor.At(slot)
+		if err != nil && err != io.EOF && !cluster.Damaged(err) {
+			return fmt.Errorf("root directory: %w", err)
+		}
 		if err != nil || p[0] == 0 {
-			return
+			return nil
 		}
 		if p[0] == 0xE5 || p[11]&attrVolume == 0 || p[11]&attrLongMask == attrLong || p[11]&attrDirectory != 0 {
 			continue
@@ -101,7 +106,7 @@ func (f *FS) readLabel() {
 		}
 		f.label = strings.TrimRight(decodeOEM(raw[:]), " ")
 		f.labelled = cluster.Stamp(le.Uint16(p[24:]), le.Uint16(p[22:]), 0)
-		return
+		return nil
 	}
 }
 

@@ -65,7 +65,6 @@ type diffing struct {
 	o          Options
 	delta      *delta
 	incomplete bool
-	walkOnly   bool // for tests: no Differ is asked
 }
 
 func (d *diffing) problem(v *volume, p string, err error) {
@@ -138,12 +137,12 @@ func (d *diffing) volume(a, b *volume) ([]Change, error) {
 		l.b = &volume{point: d.b, name: a.name, fs: nothing{}}
 	}
 	err := errWalk
-	if differ, ok := l.b.fs.(filesys.Differ); ok && known && !d.walkOnly {
+	if differ, ok := l.b.fs.(filesys.Differ); ok && known && !d.o.Walk {
 		err = l.inodes(differ, changed)
 	}
 	if errors.Is(err, errWalk) {
 		l.removed, l.added, l.pairs = nil, nil, nil
-		err = l.walk()
+		err = l.walk(d.o.Walk && known)
 	}
 	if err == nil {
 		err = l.settle()

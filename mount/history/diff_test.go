@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cairn/mount/filesys/fstest"
 	"cairn/mount/jbd2/dirtytest"
 )
 
@@ -306,15 +305,7 @@ func TestDiffVolumes(t *testing.T) {
 	if got := lines(diff(t, v.open(one), v.open(anew), false)); len(got) != 0 {
 		t.Errorf("made anew with the same files: %q", got)
 	}
-	broken := fstest.Copy(t, first)
-	f, err := os.OpenFile(broken, os.O_RDWR, 0)
-	must(t, err)
-	for _, at := range []int64{1024, 8193 << 10} { // the label of both copies: their checksums do not fit
-		_, err = f.WriteAt([]byte("no name at all"), at+0x78)
-		must(t, err)
-	}
-	must(t, f.Close())
-	bad := v.backUp("vda=" + broken)
+	bad := v.backUp("vda=" + broken(t, first))
 	for _, other := range []saved{one, bad} {
 		problems := 0
 		err := Diff(ctx, v.open(other), v.open(bad), "", Options{Problem: func(_, p string, err error) {

@@ -10,17 +10,17 @@ import (
 
 // walk collects the differences of two states of a volume by walking both
 // trees in step. Files whose attributes are equal, change time and inode number
-// included, are not looked into.
-func (l *ledger) walk() error {
-	w := &walker{ledger: l, met: [2]map[uint64]bool{{}, {}}}
+// included, are not looked into, unless that is wanted.
+func (l *ledger) walk(all bool) error {
+	w := &walker{ledger: l, all: all, met: [2]map[uint64]bool{{}, {}}}
 	x, y := l.a.fs.Root(), l.b.fs.Root()
 	_, isNothingA := l.a.fs.(nothing)
 	_, isNothingB := l.b.fs.(nothing)
 	switch {
 	case isNothingA:
-		return w.all(1, y, "", 0)
+		return w.below(1, y, "", 0)
 	case isNothingB:
-		return w.all(0, x, "", 0)
+		return w.below(0, x, "", 0)
 	}
 	l.pairs = append(l.pairs, pair{"", x, y})
 	return w.dirs(x, y, "", 0)
@@ -28,6 +28,7 @@ func (l *ledger) walk() error {
 
 type walker struct {
 	*ledger
+	all bool               // look into files that seem untouched
 	met [2]map[uint64]bool // directories, of a and of b
 }
 
@@ -109,7 +110,7 @@ func (w *walker) both(x, y uint64, p string, depth int) error {
 		return w.dirs(x, y, p, depth)
 	case isDir(a) || isDir(b) || kind(a) != kind(b):
 		return errors.Join(w.only(0, x, p, depth), w.only(1, y, p, depth))
-	case untouched(a, b):
+	case !w.all && untouched(a, b):
 		return nil
 	}
 	w.pairs = append(w.pairs, pair{p, x, y})
@@ -138,13 +139,13 @@ func (w *walker) only(i int, ino uint64, p string, depth int) error {
 		w.added = append(w.added, e)
 	}
 	if isDir(a) {
-		return w.all(i, ino, p, depth)
+		return w.below(i, ino, p, depth)
 	}
 	return w.ctx.Err()
 }
 
-// all collects what is below a directory that one side alone has.
-func (w *walker) all(i int, ino uint64, p string, depth int) error {
+// below collects what is below a directory that one side alone has.
+func (w *walker) below(i int, ino uint64, p string, depth int) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}

@@ -25,7 +25,9 @@
 // change times, link counts, inode numbers and where content is stored are not
 // differences; of directories the modification time is none either, since it
 // says no more than the entries do. That a file was changed is noticed as far as
-// the guest's own kernel noted it in the inode (size, times, map of blocks).
+// the guest's own kernel noted it in the inode (size, times, map of blocks). What
+// was written past it, by a repair or an editor of file systems, may leave no such
+// trace; Options.Walk finds that too, at the cost of walking both trees.
 //
 // A file is the same one under another name when the inode number and the time
 // of creation are; where a format keeps no such time, size and modification time

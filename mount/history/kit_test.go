@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -289,7 +290,7 @@ func checkDiff(t *testing.T, old, now map[string]described, list []Change) {
 // diff gives what Diff says, which must not have a problem.
 func diff(t testing.TB, a, b *Point, walkOnly bool) (list []Change) {
 	t.Helper()
-	d := &diffing{ctx: ctx, a: a, b: b, delta: newDelta(a, b), walkOnly: walkOnly, o: Options{Problem: func(point, p string, err error) {
+	d := &diffing{ctx: ctx, a: a, b: b, delta: newDelta(a, b), o: Options{Walk: walkOnly, Problem: func(point, p string, err error) {
 		t.Errorf("problem in %s: %s: %v", point, p, err)
 	}}}
 	if err := d.run("", func(c Change) error { list = append(list, c); return nil }); err != nil && !errors.Is(err, ErrIncomplete) {
@@ -313,3 +314,15 @@ func lines(list []Change) (out []string) {
 }
 
 func digestOf(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
+
+// broken copies an image of 8 MiB in blocks of 1 KiB, which has one superblock,
+// whose checksum does not fit any more.
+func broken(t testing.TB, image string) string {
+	t.Helper()
+	b, err := os.ReadFile(image)
+	must(t, err)
+	copy(b[1024+0x78:], "no name at all")
+	name := filepath.Join(t.TempDir(), "broken")
+	must(t, os.WriteFile(name, b, 0o600))
+	return name
+}

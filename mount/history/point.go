@@ -48,6 +48,10 @@ type Options struct {
 	// Problem is told what could not be read, and where: a volume or path of the
 	// point of that id. It is not called twice at a time.
 	Problem func(point, path string, err error)
+	// Walk trusts nothing that the guest noted about its changes: both trees are
+	// walked, and of each file is looked at where its content is stored. It finds
+	// what was changed without the guest's kernel, by a repair for example.
+	Walk bool
 }
 
 // ErrIncomplete: something could not be read; Options.Problem was told what.

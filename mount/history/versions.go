@@ -66,7 +66,7 @@ var ErrAmbiguous = errors.New("the path is on several volumes")
 // Only what leads to the file is read in each point. Contents are read where
 // points keep the file in blocks that differ, and just its own bytes there.
 func Versions(ctx context.Context, item Item, p string, o VersionOptions, fn func(Version) error) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, opening := errgroup.WithContext(ctx)
 	states := make([]*state, len(item.Refs))
 	defer func() {
 		for _, s := range states {
@@ -76,7 +76,7 @@ func Versions(ctx context.Context, item Item, p string, o VersionOptions, fn fun
 	g.SetLimit(openAhead)
 	for i := range item.Refs {
 		g.Go(func() error {
-			s, err := look1(ctx, item, i, p)
+			s, err := lookIn(opening, item, i, p)
 			states[i] = s
 			return err
 		})
@@ -108,7 +108,9 @@ type state struct {
 	point *Point
 	spots []spot // where it is: one for each volume that has it
 	read  map[string]bool
-	err   error // of a volume that cannot be read, or of the way to the file
+	// mounted: the guest's table of mounts says which volume the path is on.
+	mounted bool
+	err     error // of a volume that cannot be read, or of the way to the file
 }
 
 // spot is a file in a volume.
@@ -118,6 +120,8 @@ type spot struct {
 	fs   filesys.FS
 	ino  uint64
 	attr filesys.Attr
+	// elsewhere: not on the volume that the guest's table of mounts tells.
+	elsewhere bool
 }
 
 func (s *state) close() {
@@ -127,17 +131,43 @@ func (s *state) close() {
 	}
 }
 
-// look1 looks for the path in one point.
-func look1(ctx context.Context, item Item, i int, p string) (*state, error) {
+// lookIn looks for the path in one point.
+func lookIn(ctx context.Context, item Item, i int, p string) (*state, error) {
 	s := &state{ref: item.Refs[i], read: map[string]bool{}}
 	var err error
 	if s.point, err = item.Open(ctx, i); err != nil {
 		return s, fmt.Errorf("open point %s: %w", s.ref.ID, err)
 	}
+	return s, s.look(ctx, p)
+}
+
+// look finds the path on the point's volumes. One inside the guest is where the
+// guest's own table of mounts says; only what is not there is looked for on
+// other volumes.
+func (s *state) look(ctx context.Context, p string) error {
 	only, inside := splitVolume(p)
+	if only == "" {
+		at, err := s.point.Tree.GuestPath(ctx, p)
+		if err != nil {
+			s.err = err
+			return ctx.Err()
+		}
+		if at != "" {
+			s.mounted = true
+			vol, in := splitVolume(at)
+			if err := s.onVolumes(ctx, vol, in, false); err != nil || len(s.spots) > 0 || s.err != nil {
+				return err
+			}
+		}
+	}
+	return s.onVolumes(ctx, only, inside, s.mounted)
+}
+
+// onVolumes looks for a path inside of a volume, or of all.
+func (s *state) onVolumes(ctx context.Context, only, inside string, elsewhere bool) error {
 	vols, err := s.point.volumes(ctx, only)
 	if err != nil {
-		return s, fmt.Errorf("point %s: %w", s.ref.ID, err)
+		return fmt.Errorf("point %s: %w", s.ref.ID, err)
 	}
 	var failed []error
 	for _, v := range vols {
@@ -149,7 +179,7 @@ func look1(ctx context.Context, item Item, i int, p string) (*state, error) {
 		switch {
 		case err == nil:
 			s.read[v.name] = true
-			if err := s.found(v, f); err != nil {
+			if err := s.found(v, f, elsewhere); err != nil {
 				failed = append(failed, err)
 			}
 		case errors.Is(err, filesys.ErrNotExist) || errors.Is(err, filesys.ErrNotDir):
@@ -159,7 +189,7 @@ func look1(ctx context.Context, item Item, i int, p string) (*state, error) {
 		}
 	}
 	s.err = errors.Join(failed...)
-	return s, ctx.Err()
+	return ctx.Err()
 }
 
 // splitVolume takes the volume off a path in the tree; only is empty for a path
@@ -174,14 +204,14 @@ func splitVolume(p string) (only, inside string) {
 	return only, "/" + inside
 }
 
-func (s *state) found(v *volume, f tree.Found) error {
+func (s *state) found(v *volume, f tree.Found, elsewhere bool) error {
 	fs, ino, ok := tree.Guest(f.Node)
 	if !ok {
 		return fmt.Errorf("%s: %w", f.Path, filesys.ErrInvalid)
 	}
 	a := f.Attr
 	a.Ino = ino
-	s.spots = append(s.spots, spot{v, f.Path, fs, ino, a})
+	s.spots = append(s.spots, spot{v, f.Path, fs, ino, a, elsewhere})
 	return nil
 }
 
@@ -189,7 +219,11 @@ func (s *state) found(v *volume, f tree.Found) error {
 // has it in some point. Where that volume can be read, others do not matter.
 func settleVolume(states []*state, p string) error {
 	names := map[string]bool{}
+	home := slices.ContainsFunc(states, func(s *state) bool { return len(s.spots) > 0 && !s.spots[0].elsewhere })
 	for _, s := range states {
+		if home { // what other volumes have at that path is something else
+			s.spots = slices.DeleteFunc(s.spots, func(sp spot) bool { return sp.elsewhere })
+		}
 		for _, sp := range s.spots {
 			names[sp.vol.name] = true
 		}

@@ -31,9 +31,19 @@ const (
 	// even when its values are large.
 	maxTreeDepth = 16
 	cachedBlocks = 256
+)
 
-	superSalt = 160774
-	nodeSalt  = 121107
+// blockKind is what tells blocks apart.
+type blockKind struct {
+	salt   uint32 // of the checksum
+	number int    // where the block's own number is
+}
+
+var (
+	thinSuper  = blockKind{160774, 8}
+	cacheSuper = blockKind{9031977, 8}
+	treeNode   = blockKind{121107, 8}
+	arrayBlock = blockKind{595846735, 16}
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -42,18 +52,24 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type metadata struct {
 	dev    blockdev.Device
 	mu     sync.Mutex
-	blocks map[uint64][]byte
-	order  []uint64 // in which they came; the oldest goes first
+	blocks map[blockKey][]byte
+	order  []blockKey // in which they came; the oldest goes first
+}
+
+type blockKey struct {
+	n    uint64
+	salt uint32
 }
 
 func newMetadata(d blockdev.Device) *metadata {
-	return &metadata{dev: d, blocks: map[uint64][]byte{}}
+	return &metadata{dev: d, blocks: map[blockKey][]byte{}}
 }
 
 // block gives block n, whose checksum and number match.
-func (m *metadata) block(n uint64, salt uint32) ([]byte, error) {
+func (m *metadata) block(n uint64, kind blockKind) ([]byte, error) {
+	key := blockKey{n, kind.salt}
 	m.mu.Lock()
-	b := m.blocks[n]
+	b := m.blocks[key]
 	m.mu.Unlock()
 	if b == nil {
 		if n >= uint64(m.dev.Size()/metaBlock) {
@@ -63,20 +79,20 @@ func (m *metadata) block(n uint64, salt uint32) ([]byte, error) {
 		if _, err := io.ReadFull(io.NewSectionReader(m.dev, int64(n)*metaBlock, metaBlock), b); err != nil {
 			return nil, fmt.Errorf("read metadata block %d: %w", n, err)
 		}
-		if ^crc32.Checksum(b[4:], castagnoli)^salt != binary.LittleEndian.Uint32(b) {
+		if ^crc32.Checksum(b[4:], castagnoli)^kind.salt != binary.LittleEndian.Uint32(b) {
 			return nil, fmt.Errorf("metadata block %d: checksum does not match: %w", n, filesys.ErrCorrupt)
 		}
-		if binary.LittleEndian.Uint64(b[8:]) != n {
+		if binary.LittleEndian.Uint64(b[kind.number:]) != n {
 			return nil, fmt.Errorf("metadata block %d has another number: %w", n, filesys.ErrCorrupt)
 		}
 		m.mu.Lock()
-		if m.blocks[n] == nil {
+		if m.blocks[key] == nil {
 			if len(m.order) == cachedBlocks {
 				delete(m.blocks, m.order[0])
 				m.order = m.order[1:]
 			}
-			m.order = append(m.order, n)
-			m.blocks[n] = b
+			m.order = append(m.order, key)
+			m.blocks[key] = b
 		}
 		m.mu.Unlock()
 	}
@@ -91,7 +107,7 @@ type node struct {
 }
 
 func (m *metadata) node(n uint64) (node, error) {
-	b, err := m.block(n, nodeSalt)
+	b, err := m.block(n, treeNode)
 	if err != nil {
 		return node{}, err
 	}

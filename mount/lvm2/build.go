@@ -34,16 +34,46 @@ type built struct {
 	err      error
 	warnings []string
 	done     bool
+	depth    int // how many volumes are inside of each other
+	raids    int // how many of them are mirrors and raids
 }
 
+// maxWarnings bounds what is said of one volume.
+const maxWarnings = 32
+
+// warn says something of the volume that is being built.
 func (b *builder) warn(format string, args ...any) {
 	if n := len(b.stack); n > 0 {
 		top := b.stack[n-1]
-		if w := fmt.Sprintf(format, args...); !slices.Contains(top.warnings, w) {
+		if w := fmt.Sprintf(format, args...); len(top.warnings) < maxWarnings && !slices.Contains(top.warnings, w) {
 			top.warnings = append(top.warnings, w)
 		}
 	}
 }
+
+// inherit tells the volume that is being built what one of its parts has.
+func (b *builder) inherit(v *built) {
+	for _, w := range v.warnings {
+		b.warn("%s", w)
+	}
+	if n := len(b.stack); n > 0 {
+		top := b.stack[n-1]
+		top.raids, top.depth = max(top.raids, v.raids), max(top.depth, v.depth+1)
+	}
+}
+
+// nest counts a mirror or raid. Each tries all legs when reads fail, so that the
+// work would multiply without bound if they were inside of each other. lvm has a
+// move in progress, a mirror, below a raid's leg, and no more.
+func (b *builder) nest() error {
+	top := b.stack[len(b.stack)-1]
+	if top.raids++; top.raids > maxRaids {
+		return fmt.Errorf("raids inside of each other: %w", filesys.ErrUnsupported)
+	}
+	return nil
+}
+
+const maxRaids = 2
 
 // volumes lists what the group has.
 //
@@ -121,10 +151,7 @@ func (b *builder) volume(name string) *built {
 	v := b.built[name]
 	switch {
 	case v != nil && v.done:
-		// Who uses it learns what is to be said of it.
-		for _, w := range v.warnings {
-			b.warn("%s", w)
-		}
+		b.inherit(v)
 		return v
 	case v != nil:
 		return &built{err: fmt.Errorf("volume %s is made of itself: %w", name, filesys.ErrCorrupt)}
@@ -136,10 +163,11 @@ func (b *builder) volume(name string) *built {
 	b.stack = append(b.stack, v)
 	v.dev, v.err = b.make(name)
 	b.stack = b.stack[:len(b.stack)-1]
-	v.done = true
-	for _, w := range v.warnings {
-		b.warn("%s", w)
+	if v.depth >= maxNesting && v.err == nil {
+		v.dev, v.err = nil, fmt.Errorf("volume %s: volumes are nested too deeply: %w", name, filesys.ErrUnsupported)
 	}
+	v.done = true
+	b.inherit(v)
 	return v
 }
 
@@ -176,7 +204,11 @@ func (b *builder) segment(l *logical, s *segment) (blockdev.Device, error) {
 	case "striped", "linear":
 		return b.striped(s)
 	case "mirror":
-		return b.mirror(s)
+		d, err := b.mirror(s)
+		if err == nil {
+			err = b.nest()
+		}
+		return d, err
 	case "thin":
 		return b.thin(s)
 	case "cache":
@@ -191,7 +223,11 @@ func (b *builder) segment(l *logical, s *segment) (blockdev.Device, error) {
 		return nil, fmt.Errorf("the connection of a snapshot and its origin: %w", filesys.ErrUnsupported)
 	}
 	if _, known := raidTypes[s.kind]; known {
-		return b.raid(l, s)
+		d, err := b.raid(l, s)
+		if err == nil && raidTypes[s.kind].level != 0 {
+			err = b.nest()
+		}
+		return d, err
 	}
 	return nil, fmt.Errorf("segments of type %q: %w", s.str("type"), filesys.ErrUnsupported)
 }

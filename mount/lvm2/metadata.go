@@ -145,6 +145,9 @@ func (g *group) addLV(e entry) error {
 		if s.count, err = s.number("extent_count", maxExtents); err != nil || s.count == 0 {
 			return fmt.Errorf("%s: %w", se.name, syntax("extent_count is missing or not a number in its range"))
 		}
+		if err := s.withoutReshape(); err != nil {
+			return fmt.Errorf("%s: %w", se.name, err)
+		}
 		l.segments = append(l.segments, s)
 	}
 	slices.SortStableFunc(l.segments, func(a, b segment) int { return int(a.start - b.start) })
@@ -161,6 +164,38 @@ func (g *group) addLV(e entry) error {
 		return syntax("segments are missing")
 	}
 	g.lvs = append(g.lvs, l)
+	return nil
+}
+
+// withoutReshape corrects the length of a raid segment that was, or is to be,
+// reshaped: it counts extents that each leg has for moving the data over.
+func (s *segment) withoutReshape() error {
+	extra, err := s.optional("reshape_count", maxExtents, 0)
+	if t, ok := raidTypes[s.kind]; err != nil || extra == 0 || !ok {
+		return err
+	} else {
+		n, err := s.number("device_count", 1024)
+		if err != nil {
+			return err
+		}
+		switch t.level {
+		case 1:
+			n = 1
+		case 4, 5:
+			n--
+		case 6:
+			n -= 2
+		case 10:
+			copies, err := s.optional("data_copies", 1024, 2)
+			if err != nil || copies == 0 {
+				return syntax("data_copies is not a number in its range")
+			}
+			n /= copies
+		}
+		if s.count -= extra * n; n < 1 || s.count <= 0 {
+			return syntax("reshape_count is more than the segment has")
+		}
+	}
 	return nil
 }
 

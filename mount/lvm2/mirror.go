@@ -12,12 +12,15 @@ import (
 	"cairn/mount/raid"
 )
 
+// maxMirrorLegs is device-mapper's own limit.
+const maxMirrorLegs = 8
+
 // mirror is a mirror of the old kind, and a move of extents in progress (pvmove):
 // writes go to all legs, and what of the others is not in step yet is copied from
 // the first leg. So the first leg is always right. Others are where the log says
 // so.
 func (b *builder) mirror(s *segment) (blockdev.Device, error) {
-	n, err := s.number("mirror_count", 64)
+	n, err := s.number("mirror_count", maxMirrorLegs)
 	if err != nil || n == 0 {
 		return nil, syntax("mirror_count is missing or not a number in its range")
 	}

@@ -23,6 +23,9 @@ var raidTypes = map[string]struct{ level, layout int }{
 	"raid10": {10, 0}, "raid10_near": {10, 0},
 }
 
+// maxRaidLegs is lvm's own limit (device-mapper's is 253).
+const maxRaidLegs = 64
+
 // raid makes the device of a segment that md runs. Each leg is a volume with data
 // (rimage) and, but for raid0, one with a superblock and a bitmap (rmeta).
 func (b *builder) raid(l *logical, s *segment) (blockdev.Device, error) {
@@ -34,7 +37,7 @@ func (b *builder) raid(l *logical, s *segment) (blockdev.Device, error) {
 	if s.kind == "raid0" && s.find("raids") == nil {
 		list, step = "raid0_lvs", 1
 	}
-	n, err := s.number(count, 1024)
+	n, err := s.number(count, maxRaidLegs)
 	if err != nil {
 		return nil, err
 	}

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"sort"
-	"sync"
 
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
@@ -28,7 +25,6 @@ const (
 	snapMagic      = 0x70416e53
 	maxSnapChunk   = 16 << 20
 	minSnapChunk   = 512
-	maxSnapRuns    = 1 << 20 // 24 MiB
 	exceptionBytes = 16
 )
 
@@ -77,110 +73,33 @@ func openSnapshot(store, origin blockdev.Device) (blockdev.Device, error) {
 	if chunk < minSnapChunk || chunk > maxSnapChunk || chunk&(chunk-1) != 0 {
 		return nil, fmt.Errorf("store with chunks of %d bytes: %w", chunk, filesys.ErrCorrupt)
 	}
-	return &snapshot{store: store, origin: origin, chunk: chunk}, nil
+	return &overlay{store: store, origin: origin, chunk: chunk, read: readExceptions}, nil
 }
 
-type snapshot struct {
-	store, origin blockdev.Device
-	chunk         int64
-
-	once sync.Once
-	runs []exceptions // ascending by from
-	err  error
-}
-
-// exceptions are chunks that follow each other in the origin and in the store.
-type exceptions struct {
-	from, to int64
-	n        int64
-}
-
-// load reads all exceptions, when the first byte is read.
-func (s *snapshot) load() error {
-	s.once.Do(func() { s.runs, s.err = s.readExceptions() })
-	return s.err
-}
-
-func (s *snapshot) readExceptions() ([]exceptions, error) {
-	var runs []exceptions
-	perArea := s.chunk / exceptionBytes
-	chunks := s.store.Size() / s.chunk
-	buf := make([]byte, s.chunk)
+// readExceptions reads what the store has.
+func readExceptions(o *overlay) ([]run, error) {
+	var runs []run
+	perArea := o.chunk / exceptionBytes
+	chunks := o.store.Size() / o.chunk
+	buf := make([]byte, o.chunk)
 	for at := int64(1); at < chunks; at += perArea + 1 {
-		if _, err := raid.Full(s.store, buf, at*s.chunk); err != nil {
+		if _, err := raid.Full(o.store, buf, at*o.chunk); err != nil {
 			return nil, fmt.Errorf("read exceptions of the snapshot: %w", err)
 		}
 		for i := int64(0); i < perArea; i++ {
 			from := binary.LittleEndian.Uint64(buf[i*exceptionBytes:])
 			to := binary.LittleEndian.Uint64(buf[i*exceptionBytes+8:])
 			if to == 0 {
-				return sortExceptions(runs)
+				return runs, nil
 			}
-			if to >= uint64(chunks) || from > uint64(s.origin.Size()/s.chunk) {
+			if to >= uint64(chunks) || from > uint64(o.origin.Size()/o.chunk) {
 				return nil, fmt.Errorf("exception of chunk %d at chunk %d of a store of %d: %w", from, to, chunks, filesys.ErrCorrupt)
 			}
-			if n := len(runs); n > 0 && runs[n-1].from+runs[n-1].n == int64(from) && runs[n-1].to+runs[n-1].n == int64(to) {
-				runs[n-1].n++
-				continue
+			var err error
+			if runs, err = addRun(runs, int64(from), int64(to)); err != nil {
+				return nil, fmt.Errorf("exceptions of the snapshot: %w", err)
 			}
-			if len(runs) == maxSnapRuns {
-				return nil, fmt.Errorf("snapshot with more than %d pieces: %w", maxSnapRuns, filesys.ErrUnsupported)
-			}
-			runs = append(runs, exceptions{int64(from), int64(to), 1})
-		}
-	}
-	return sortExceptions(runs)
-}
-
-func sortExceptions(runs []exceptions) ([]exceptions, error) {
-	slices.SortFunc(runs, func(a, b exceptions) int { return int(a.from - b.from) })
-	for i := 1; i < len(runs); i++ {
-		if runs[i].from < runs[i-1].from+runs[i-1].n {
-			return nil, fmt.Errorf("chunk %d has two exceptions: %w", runs[i].from, filesys.ErrCorrupt)
 		}
 	}
 	return runs, nil
-}
-
-func (s *snapshot) Size() int64 { return s.origin.Size() }
-
-// find tells where the byte at off is, and for how many bytes that goes on.
-func (s *snapshot) find(off int64) (d blockdev.Device, at, n int64, err error) {
-	if err := s.load(); err != nil {
-		return nil, 0, 0, err
-	}
-	chunk := off / s.chunk
-	n = s.Size() - off
-	i := sort.Search(len(s.runs), func(i int) bool { return s.runs[i].from+s.runs[i].n > chunk })
-	if i == len(s.runs) {
-		return s.origin, off, n, nil
-	}
-	r := s.runs[i]
-	if r.from > chunk {
-		return s.origin, off, min(n, r.from*s.chunk-off), nil
-	}
-	in := off - r.from*s.chunk
-	return s.store, r.to*s.chunk + in, min(n, r.n*s.chunk-in), nil
-}
-
-func (s *snapshot) ReadAt(p []byte, off int64) (int, error) {
-	return raid.ReadPieces(p, off, s.Size(), func(p []byte, off int64) (int, error) {
-		d, at, n, err := s.find(off)
-		if err != nil {
-			return 0, err
-		}
-		return raid.Full(d, p[:min(int64(len(p)), n)], at)
-	})
-}
-
-func (s *snapshot) Place(off int64) (blockdev.Place, int64, error) {
-	if off < 0 || off >= s.Size() {
-		return blockdev.Place{}, 0, outside(off, s.Size())
-	}
-	d, at, n, err := s.find(off)
-	if err != nil {
-		return blockdev.Place{}, 0, err
-	}
-	p, m, err := d.Place(at)
-	return p, min(n, m), err
 }

@@ -27,8 +27,8 @@ type thinPool struct {
 	mappings     uint64
 	devices      uint64
 	block        int64 // bytes
-	transaction  uint64
 	needsCheck   bool
+	parts        []*built // what it is made of
 	brokenReason error
 }
 
@@ -41,6 +41,9 @@ const (
 // pool opens a pool, once.
 func (b *builder) pool(name string) (*thinPool, error) {
 	if p := b.pools[name]; p != nil {
+		for _, part := range p.parts {
+			b.inherit(part)
+		}
 		return p, p.brokenReason
 	}
 	p, err := b.openPool(name)
@@ -68,8 +71,8 @@ func (b *builder) openPool(name string) (*thinPool, error) {
 	if data.err != nil {
 		return nil, data.err
 	}
-	p := &thinPool{meta: newMetadata(meta.dev), data: data.dev}
-	sb, err := p.meta.block(0, superSalt)
+	p := &thinPool{meta: newMetadata(meta.dev), data: data.dev, parts: []*built{meta, data}}
+	sb, err := p.meta.block(0, thinSuper)
 	if err != nil {
 		return nil, fmt.Errorf("superblock: %w", err)
 	}
@@ -93,7 +96,6 @@ func (b *builder) openPool(name string) (*thinPool, error) {
 	if chunk, err := s.number("chunk_size", math.MaxUint32); err == nil && chunk*sectorSize != p.block {
 		return nil, fmt.Errorf("blocks of %d bytes where the group says %d: %w", p.block, chunk*sectorSize, filesys.ErrCorrupt)
 	}
-	p.transaction = le.Uint64(sb[48:])
 	p.mappings, p.devices = le.Uint64(sb[320:]), le.Uint64(sb[328:])
 	p.needsCheck = le.Uint32(sb[4:])&thinNeedsCheck != 0
 	return p, nil

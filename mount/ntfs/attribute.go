@@ -123,10 +123,12 @@ func (a *attr) length() int64 {
 	return int64(len(a.value))
 }
 
-// stored is the space that an attribute takes, as its file's st_blocks count it.
-func (a *attr) stored() int64 {
+// sectors is the space that an attribute takes, as its file's st_blocks counts
+// it, in units of 512 bytes.
+func (a *attr) sectors() int64 {
+	n := int64(len(a.value)+7) &^ 7
 	if a.nonresident {
-		return a.used
+		n = a.used
 	}
-	return int64(len(a.value)+7) &^ 7
+	return n/512 + (n%512+511)/512
 }

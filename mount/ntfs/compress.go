@@ -25,8 +25,10 @@ type unit struct {
 func (s *stream) unitAt(nr uint64) (unit, error) {
 	var u unit
 	vcn := nr << s.first.unit
-	end := vcn + 1<<s.first.unit
-	ended := false
+	// A last unit may end with the attribute, if it is not compressed.
+	last := (uint64(s.first.allocated) + uint64(s.fs.b.clusterSize()) - 1) >> s.fs.b.clusterBits
+	end := min(vcn+1<<s.first.unit, last)
+	all, ended := end-vcn, false
 	for vcn < end {
 		r, err := s.run(vcn)
 		if err != nil {
@@ -44,7 +46,7 @@ func (s *stream) unitAt(nr uint64) (unit, error) {
 		u.runs = append(u.runs, r)
 		u.clusters += r.n
 	}
-	u.whole = u.clusters == 1<<s.first.unit
+	u.whole = u.clusters == all
 	return u, nil
 }
 
@@ -122,6 +124,14 @@ func (s *stream) storedUnit(off int64) (filesys.Range, int64, error) {
 	shift := s.fs.b.clusterBits
 	switch {
 	case u.clusters == 0:
+		// A hole of many units is reported as one.
+		r, err := s.run(nr << s.first.unit)
+		if err != nil {
+			return filesys.Range{}, 0, err
+		}
+		if units := r.n >> s.first.unit; units > 1 {
+			n = min(int64(units<<s.first.unit<<shift)-in, s.first.initialized-off)
+		}
 		return filesys.Range{}, n, nil
 	case u.whole:
 		for _, r := range u.runs {
@@ -132,7 +142,8 @@ func (s *stream) storedUnit(off int64) (filesys.Range, int64, error) {
 				in -= size
 			}
 		}
-	case len(u.runs) == 1:
+	case len(u.runs) == 1 && int64(u.clusters<<shift) != n:
+		// As many bytes as there is content would look like plain data.
 		return filesys.Range{Off: u.runs[0].lcn << shift, Len: int64(u.clusters << shift)}, n, nil
 	}
 	return filesys.Range{Off: -1, Len: int64(u.clusters << shift)}, n, nil

@@ -44,8 +44,12 @@ func (f *FS) visitChanged(o *FS, changed []filesys.Range, fn func(uint64) bool) 
 		}
 		for i := range n {
 			num := first + i
-			rec, err := parseRecord(p[i<<f.b.recordBits:(i+1)<<f.b.recordBits], num)
+			raw := p[i<<f.b.recordBits : (i+1)<<f.b.recordBits]
+			rec, err := parseRecord(raw, num)
 			if err != nil {
+				if string(raw[:4]) == "FILE" && le.Uint16(raw[0x16:])&recordInUse == 0 {
+					continue // the reserved ones have no number of their own
+				}
 				// What cannot be read may be anything. Records that were
 				// never used are not even records.
 				rec = &record{num: num, flags: recordInUse}
@@ -60,12 +64,35 @@ func (f *FS) visitChanged(o *FS, changed []filesys.Range, fn func(uint64) bool) 
 			if rec.base != 0 {
 				ino = refNum(rec.base)
 			}
-			if !fn(ino) {
+			if ino < firstUser && ino != inoRoot || rec.inExtend() {
+				continue // no directory lists it
+			}
+			if ino != inoMFT && !fn(ino) || !f.visitParents(o, rec, fn) {
 				return false, nil
 			}
 		}
 	}
 	return true, nil
+}
+
+// visitParents calls fn for the directories that name a record which is another
+// file's in the other state, or a file of another kind: what they say of it is
+// something else then, even if they are the same.
+func (f *FS) visitParents(o *FS, rec *record, fn func(uint64) bool) (more bool) {
+	was, err := o.record(rec.num)
+	const kinds = fileReparse | fileSystem
+	if err == nil && was.flags == rec.flags && was.seq == rec.seq && was.base == rec.base &&
+		was.fileAttrs()&kinds == rec.fileAttrs()&kinds {
+		return true
+	}
+	for i := range rec.attrs {
+		if a := &rec.attrs[i]; a.typ == attrFileName && !a.nonresident {
+			if n, err := parseFileName(a.value); err == nil && refNum(n.parent) != inoMFT && !fn(refNum(n.parent)) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // mayDiffer says whether anything that a record decides, but for the content,
@@ -95,10 +122,7 @@ func (f *FS) mayDiffer(o *FS, rec *record, changed []filesys.Range) bool {
 		}
 	}
 	// Small system files may be special files, by what is in them.
-	if std := rec.find(attrStandard, ""); std != nil && len(std.value) >= 36 && le.Uint32(std.value[32:])&fileSystem != 0 {
-		return true
-	}
-	return false
+	return rec.fileAttrs()&fileSystem != 0
 }
 
 // touches says whether any of the ranges, which are ascending and disjoint, has a
@@ -106,4 +130,17 @@ func (f *FS) mayDiffer(o *FS, rec *record, changed []filesys.Range) bool {
 func touches(ranges []filesys.Range, off, n int64) bool {
 	i := sort.Search(len(ranges), func(i int) bool { return ranges[i].Off+ranges[i].Len > off })
 	return i < len(ranges) && ranges[i].Off < off+n
+}
+
+// inExtend says whether a record is one of the file system's own files that lie
+// in $Extend, which no directory lists.
+func (rec *record) inExtend() bool {
+	for i := range rec.attrs {
+		if a := &rec.attrs[i]; a.typ == attrFileName && !a.nonresident {
+			if n, err := parseFileName(a.value); err == nil && refNum(n.parent) == inoExtend {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -150,8 +150,7 @@ func (f *FS) entryInode(ref uint64) (ino uint64, typ uint32) {
 	if rec.flags&recordInUse == 0 || rec.base != 0 || rec.seq != refSeq(ref) {
 		return ref, 0
 	}
-	std := rec.find(attrStandard, "")
-	if std == nil || std.nonresident || len(std.value) < 36 || le.Uint32(std.value[32:])&(fileReparse|fileSystem) != 0 {
+	if rec.fileAttrs()&(fileReparse|fileSystem) != 0 || rec.find(attrReparse, "") != nil || rec.find(attrList, "") != nil {
 		return num, 0
 	}
 	if rec.flags&recordIsDir != 0 {
@@ -176,8 +175,11 @@ func (f *FS) lookup(dir uint64, name string, fold bool) (uint64, error) {
 		return 0, err
 	}
 	ino, err := f.resolve(e.ref)
-	if err != nil {
+	switch {
+	case err != nil:
 		return 0, fmt.Errorf("%q in directory %d: %w", name, dir, err)
+	case ino == inoMFT:
+		return 0, absent(dir, name)
 	}
 	return ino, nil
 }

@@ -13,7 +13,7 @@ const (
 	fileSystem       = 0x4
 	fileReparse      = 0x400
 	fileOffline      = 0x1000
-	fileRecallOpen   = 0x40000
+	fileRecallOpen   = 0x40000 // of placeholders; of others, that they have extended attributes
 	fileRecallAccess = 0x400000
 )
 
@@ -42,8 +42,12 @@ func (in *inode) isDir() bool { return in.mode&filesys.TypeMask == filesys.TypeD
 
 // inode reads an inode. Its number is that of its base record. A number with a
 // sequence in its upper 16 bits stands for a directory entry of a file that is
-// gone, and gives an error.
+// gone, and gives an error. The MFT itself, inode 0, is shown to nobody: the
+// number is none elsewhere.
 func (f *FS) inode(ino uint64) (*inode, error) {
+	if ino == inoMFT {
+		return nil, fmt.Errorf("inode 0: %w", filesys.ErrNotExist)
+	}
 	if refSeq(ino) != 0 {
 		if _, err := f.resolve(ino); err != nil {
 			return nil, err
@@ -70,7 +74,7 @@ func (f *FS) inode(ino uint64) (*inode, error) {
 	if err := in.load(); err != nil {
 		return nil, err
 	}
-	f.cache.put(k, in, 400+80*len(in.list)+rec.cost(1<<f.b.recordBits))
+	f.cache.put(k, in, 400+160*len(in.list)+rec.cost(1<<f.b.recordBits))
 	return in, nil
 }
 
@@ -114,8 +118,14 @@ func (in *inode) load() error {
 			in.refused = corrupt("inode %d has no data attribute", in.num)
 		}
 	}
-	if in.attrs&fileReparse != 0 {
-		if err := in.loadReparse(); err != nil {
+	// A reparse point counts even without its flag: what it stands for may be
+	// all the content that there is.
+	point, err := in.stream(attrReparse, "")
+	if err != nil {
+		return err
+	}
+	if point != nil || in.attrs&fileReparse != 0 {
+		if err := in.loadReparse(point); err != nil {
 			return err
 		}
 	} else if in.attrs&fileSystem != 0 && in.num >= firstUser && in.data != nil {
@@ -123,7 +133,7 @@ func (in *inode) load() error {
 			return err
 		}
 	}
-	if in.attrs&(fileRecallOpen|fileRecallAccess) != 0 && in.refused == nil {
+	if in.attrs&fileRecallAccess != 0 && in.refused == nil {
 		in.refused = unsupported("inode %d: its content is in the cloud (recall on access)", in.num)
 	}
 	return in.loadEA()
@@ -152,7 +162,7 @@ func (f *FS) Attr(ino uint64) (filesys.Attr, error) {
 		return filesys.Attr{}, err
 	}
 	if in.data != nil {
-		a.Size, a.Blocks = in.data.Size(), (in.data.first.stored()+511)/512
+		a.Size, a.Blocks = in.data.Size(), in.data.first.sectors()
 	}
 	switch in.mode & filesys.TypeMask {
 	case filesys.TypeDir:
@@ -161,7 +171,7 @@ func (f *FS) Attr(ino uint64) (filesys.Attr, error) {
 			return filesys.Attr{}, err
 		}
 		if s != nil {
-			a.Size, a.Blocks = s.first.length(), (s.first.stored()+511)/512
+			a.Size, a.Blocks = s.first.length(), s.first.sectors()
 		}
 	case filesys.TypeSymlink:
 		target, err := in.readlink()
@@ -171,7 +181,7 @@ func (f *FS) Attr(ino uint64) (filesys.Attr, error) {
 		a.Size = int64(len(target))
 	case filesys.TypeRegular:
 		if in.wof != nil {
-			a.Size, a.Blocks = in.wof.Size(), (in.wof.packed.first.stored()+511)/512
+			a.Size, a.Blocks = in.wof.Size(), in.wof.packed.first.sectors()
 		}
 	}
 	return a, nil

@@ -52,6 +52,23 @@ func TestKernel(t *testing.T) {
 	}
 }
 
+// TestLargeClusters: the largest that mkntfs makes.
+func TestLargeClusters(t *testing.T) {
+	image := mkntfs(t, 100<<20, "-c", "1048576")
+	dir, unmount := mount(t, image, "")
+	p := &fstest.Tree{TB: t, Root: dir, Block: 4096, Rand: rand.NewChaCha8([32]byte{1})}
+	for i := range 300 {
+		p.File(p.Dir("many")+fmt.Sprintf("/file %d", i), int64(i))
+	}
+	p.File("large", 5<<20+17)
+	p.Open("sparse", func(f *os.File) {
+		p.Write(f, 7<<20, 100)
+		p.Write(f, 3<<20, 100)
+	})
+	unmount()
+	compare(t, image)
+}
+
 // compare holds what is read from an image against ntfs-3g's mount of it.
 func compare(t *testing.T, image string, names ...string) *ntfs.FS {
 	t.Helper()
@@ -79,7 +96,7 @@ func fill(t *testing.T, dir string, cluster int64, big bool) {
 	names(p)
 	p.Sizes()
 	sparse(p)
-	p.Directories()
+	directories(p)
 	p.Links()
 	special(p)
 	times(p)
@@ -111,6 +128,47 @@ func names(p *fstest.Tree) {
 	}
 	p.File("dosname with a long name", 10)
 	p.Check(unix.Setxattr(p.Path("dosname with a long name"), "system.ntfs_dos_name", []byte("DOSNAM~1.TXT"), 0))
+}
+
+// directories makes empty, deep, large and thinned directories, and a file of
+// more names than one record has room for.
+func directories(p *fstest.Tree) {
+	p.Dir("empty")
+	deep := "deep"
+	for i := range 60 {
+		deep += fmt.Sprintf("/level %d", i)
+	}
+	p.File(p.Dir(deep)+"/bottom", 3)
+	d, n := p.Dir("many"), 500
+	if p.Big {
+		n = 3000
+	}
+	for i := range n {
+		p.File(fmt.Sprintf("%s/file %d with a name of some length", d, i), int64(i%3))
+	}
+	// In a directory whose entries were removed, those that are left over in
+	// blocks and behind the ends of blocks are no entries.
+	d = p.Dir("thinned")
+	for i := range 600 {
+		p.File(fmt.Sprintf("%s/%d%s", d, i, strings.Repeat("y", i%40)), 0)
+	}
+	for i := range 600 {
+		if i%97 != 5 {
+			p.Check(os.Remove(p.Path(fmt.Sprintf("%s/%d%s", d, i, strings.Repeat("y", i%40)))))
+		}
+	}
+	d = p.Dir("emptied")
+	for i := range 200 {
+		p.File(fmt.Sprintf("%s/%d of those that go", d, i), 0)
+	}
+	for i := range 200 {
+		p.Check(os.Remove(p.Path(fmt.Sprintf("%s/%d of those that go", d, i))))
+	}
+	d = p.Dir("names of one")
+	p.File(d+"/first", 2000)
+	for i := range 150 {
+		p.Check(os.Link(p.Path(d+"/first"), p.Path(fmt.Sprintf("%s/name %d of the same file", d, i))))
+	}
 }
 
 // sparse makes files with holes. All of them are read whole: FUSE does not tell

@@ -40,6 +40,11 @@ func lznt1Chunk(out, in []byte) error {
 	for i := 0; i < len(in); {
 		flags := in[i]
 		i++
+		if flags == 0 && i+8 <= len(in) && pos+8 <= len(out) {
+			copy(out[pos:pos+8], in[i:i+8])
+			pos, i = pos+8, i+8
+			continue
+		}
 		for range 8 {
 			if i >= len(in) {
 				break

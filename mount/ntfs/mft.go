@@ -10,9 +10,9 @@ import (
 const (
 	// chunkBits is log2 of the bytes of the MFT that are read at once.
 	chunkBits = 14
-	// maxMFTRuns bounds the memory for the place of the MFT: half a million
-	// pieces take 12 MiB.
-	maxMFTRuns = 1 << 19
+	// maxMFTRuns bounds the memory for the place of the MFT: a quarter of a
+	// million pieces take 6 MiB.
+	maxMFTRuns = 1 << 18
 )
 
 // mft knows where the records lie. Its runs are all in memory: everything else
@@ -132,6 +132,10 @@ func (f *FS) mapMFT(rec *record) error {
 	last := f.mft.runs[len(f.mft.runs)-1]
 	if f.mft.records == 0 || (last.vcn+last.n)<<f.b.clusterBits < f.mft.records<<f.b.recordBits {
 		return corrupt("the MFT has %d records in %d clusters", f.mft.records, last.vcn+last.n)
+	}
+	// A larger one would map clusters again and again.
+	if f.mft.records<<f.b.recordBits > f.b.clusters<<f.b.clusterBits {
+		return corrupt("the MFT has %d records on a volume of %d clusters", f.mft.records, f.b.clusters)
 	}
 	return nil
 }

@@ -78,6 +78,15 @@ func (t upcase) up(u uint16) uint16 {
 	return u
 }
 
+// all makes a name in UTF-16LE one of capital letters.
+func (t upcase) all(name string) string {
+	b := []byte(name)
+	for i := 0; i+1 < len(b); i += 2 {
+		le.PutUint16(b[i:], t.up(le.Uint16(b[i:])))
+	}
+	return string(b)
+}
+
 // compare orders two UTF-16LE names as an index does that ignores case.
 func (t upcase) compare(a, b string) int {
 	for i := 0; i+1 < len(a) && i+1 < len(b); i += 2 {

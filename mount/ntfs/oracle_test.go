@@ -67,7 +67,8 @@ func mount(t testing.TB, image, options string) (dir string, unmount func()) {
 		// ntfs-3g writes what is left when the kernel has gone: only when it
 		// has let go of the image is all there.
 		pid := daemon(t, image)
-		must(t, unix.Unmount(dir, 0))
+		// Lazily, for the kernel closes files behind our back.
+		must(t, unix.Unmount(dir, unix.MNT_DETACH))
 		waitFor(t, pid)
 	}
 	t.Cleanup(unmount)

@@ -88,6 +88,15 @@ func (r *record) find(typ uint32, name string) *attr {
 	return nil
 }
 
+// fileAttrs are the file attributes in a base record's standard information.
+func (r *record) fileAttrs() uint32 {
+	std := r.find(attrStandard, "")
+	if std == nil || std.nonresident || len(std.value) < 36 {
+		return 0
+	}
+	return le.Uint32(std.value[32:])
+}
+
 // A reference names a record and the use of it: 48 bits of number, 16 bits that
 // count how often the record was taken into use.
 func refNum(ref uint64) uint64 { return ref & (1<<48 - 1) }

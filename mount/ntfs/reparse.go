@@ -45,11 +45,7 @@ type reparse struct {
 
 // loadReparse reads an inode's reparse point and finds out what it makes of the
 // file.
-func (in *inode) loadReparse() error {
-	s, err := in.stream(attrReparse, "")
-	if err != nil {
-		return err
-	}
+func (in *inode) loadReparse(s *stream) error {
 	if s == nil {
 		return corrupt("inode %d: a reparse point without data", in.num)
 	}
@@ -88,7 +84,11 @@ func (in *inode) loadReparse() error {
 		return in.loadWOF()
 	case r.tag&cloudMask == tagCloud:
 		// A placeholder whose content is here is a file like any other.
-		if in.attrs&fileOffline != 0 {
+		ea, err := in.stream(attrEA, "")
+		if err != nil {
+			return err
+		}
+		if in.attrs&fileOffline != 0 || in.attrs&fileRecallOpen != 0 && ea == nil {
 			in.refused = unsupported("inode %d: its content is in the cloud", in.num)
 		}
 	default:

@@ -2,7 +2,10 @@ package ntfs
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+
+	"cairn/mount/filesys"
 )
 
 const (
@@ -70,4 +73,54 @@ func (f *FS) sharedDescriptor(id uint32) ([]byte, error) {
 		return nil, corrupt("$Secure: descriptor %d is number %d", id, le.Uint32(p[4:]))
 	}
 	return p[sdsHeader:], nil
+}
+
+// inoExtend is the directory with the file system's later files.
+const inoExtend = 11
+
+// objectID gives an object's GUID from its attribute and, from the index that all
+// of the volume are in, those of its birth: of the volume, the object and the
+// domain. It is nil without one.
+func (in *inode) objectID() ([]byte, error) {
+	s, err := in.stream(attrObjectID, "")
+	if err != nil || s == nil {
+		return nil, err
+	}
+	v, err := s.readAll(256)
+	if err != nil || len(v) != 16 {
+		return v, err
+	}
+	ino, err := in.fs.Lookup(inoExtend, "$ObjId")
+	if errors.Is(err, filesys.ErrNotExist) || errors.Is(err, filesys.ErrNotDir) {
+		return v, nil // NTFS before 3.0
+	}
+	if err != nil {
+		return nil, err
+	}
+	all, err := in.fs.inode(ino)
+	if err != nil {
+		return nil, err
+	}
+	x, err := in.fs.index(all, utf16le("$O"))
+	if err != nil {
+		return nil, fmt.Errorf("$ObjId: %w", err)
+	}
+	err = x.search(func(key []byte) (int, error) {
+		if len(key) < 16 {
+			return 0, corrupt("$ObjId: a key of %d bytes", len(key))
+		}
+		// Keys are four numbers each.
+		for i := 0; i < 16; i += 4 {
+			if c := cmp.Compare(le.Uint32(key[i:]), le.Uint32(v[i:])); c != 0 {
+				return c, nil
+			}
+		}
+		return 0, nil
+	}, func(e entry) bool {
+		if len(e.data) >= 8+48 {
+			v = append(v[:16:16], e.data[8:8+48]...)
+		}
+		return false
+	})
+	return v, err
 }

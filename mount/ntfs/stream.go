@@ -90,7 +90,7 @@ func (s *stream) runsOf(i int) ([]run, error) {
 }
 
 // run gives the run from cluster vcn on. Holes that go on in the next piece are
-// several runs.
+// several runs. Its clusters have less than 2^63 bytes.
 func (s *stream) run(vcn uint64) (run, error) {
 	i := 0
 	if len(s.pieces) > 1 {
@@ -104,6 +104,8 @@ func (s *stream) run(vcn uint64) (run, error) {
 	if !ok {
 		return run{}, corrupt("inode %d: attribute %#x has no cluster %d", s.base.num, s.first.typ, vcn)
 	}
+	// A hole may have more clusters than there are numbers for their bytes.
+	r.n = min(r.n, 1<<(maxVolumeBits-s.fs.b.clusterBits))
 	return r, nil
 }
 

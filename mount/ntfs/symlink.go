@@ -191,13 +191,11 @@ func (f *FS) rightCase(dir uint64, path string) (shown string, exists bool, err 
 		if dir, err = f.resolve(e.ref); err != nil {
 			return "", false, err
 		}
-		in, err := f.record(dir)
+		rec, err := f.record(dir)
 		if err != nil {
 			return "", false, err
 		}
-		if std := in.find(attrStandard, ""); std != nil && len(std.value) >= 36 && le.Uint32(std.value[32:])&fileReparse != 0 {
-			known = false
-		}
+		known = rec.fileAttrs()&fileReparse == 0
 	}
 	return strings.Join(parts, "/"), exists, nil
 }

@@ -72,7 +72,7 @@ func (in *inode) loadWOF() error {
 	if w.packed, err = in.stream(attrData, wofStream); err != nil {
 		return err
 	}
-	if w.packed == nil || in.data == nil {
+	if w.packed == nil || in.data == nil || in.data.Size() > 1<<maxVolumeBits {
 		in.refused = corrupt("inode %d: system compression without data", in.num)
 		return nil
 	}
@@ -228,9 +228,14 @@ func (w *wof) Stored(off int64) (filesys.Range, int64, error) {
 	if err != nil {
 		return filesys.Range{}, 0, err
 	}
-	if size := offs[1] - offs[0]; at.Len != got || at.Off < 0 || got < size {
+	size, plain := offs[1]-offs[0], w.plain(nr)
+	switch {
+	case at.Len != got || at.Off < 0 || got < size || size < plain && size == n:
+		// In several pieces, compressed itself, or as long as plain data.
 		at.Off = -1
-	} else {
+	case size == plain:
+		at = filesys.Range{Off: at.Off + plain - n, Len: n}
+	default:
 		at.Len = size
 	}
 	return at, n, nil

@@ -13,8 +13,6 @@ const (
 	userPrefix = "user."
 	// maxXattr is the largest value that Linux hands out.
 	maxXattr = 64 << 10
-	// maxXattrName is the longest name that Linux knows.
-	maxXattrName = 255
 )
 
 // wofStream is where system compression keeps content. It is the file's content,
@@ -61,7 +59,7 @@ func (f *FS) Xattrs(ino uint64) ([]string, error) {
 //	system.ntfs_times         creation, modification, access, change; 64 bits each
 //	system.ntfs_crtime        creation
 //	system.ntfs_reparse_data  a reparse point with its header
-//	system.ntfs_object_id     the object's GUID
+//	system.ntfs_object_id     the object's GUID, and the three of its birth
 //	system.ntfs_dos_name      the 8.3 name
 //	system.ntfs_ea            OS/2's extended attributes, packed
 //
@@ -150,11 +148,7 @@ func (in *inode) systemXattr(name string) ([]byte, error) {
 		}
 		return slices.Clone(in.reparse.raw), nil
 	case "ntfs_object_id":
-		s, err := in.stream(attrObjectID, "")
-		if err != nil || s == nil {
-			return nil, err
-		}
-		return s.readAll(256)
+		return in.objectID()
 	case "ntfs_dos_name":
 		return in.dosName()
 	case "ntfs_ea":
@@ -163,11 +157,14 @@ func (in *inode) systemXattr(name string) ([]byte, error) {
 	return nil, nil
 }
 
-// dosName is the 8.3 name; nil without one.
+// dosName is the 8.3 name, which has no small letters; nil without one.
 func (in *inode) dosName() (v []byte, err error) {
+	if in.num == inoRoot {
+		return nil, nil
+	}
 	err = in.eachName(func(n fileName) bool {
 		if n.space == spaceDOS || n.space == spaceBoth {
-			v = []byte(decodeName(n.raw))
+			v = []byte(decodeName(in.fs.upcase().all(n.raw)))
 		}
 		return n.space != spaceDOS
 	})

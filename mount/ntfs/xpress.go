@@ -30,31 +30,30 @@ func xpress(dst, src []byte) error {
 		return err
 	}
 	src = src[xpressTable:]
-	in, missing := 0, 0
-	word := func() uint32 {
+	// Behind the end there are zeros, but not many.
+	words := func(in int) uint32 {
 		if in+2 > len(src) {
-			missing++
 			return 0
 		}
-		in += 2
-		return uint32(le.Uint16(src[in-2:]))
+		return uint32(le.Uint16(src[in:]))
 	}
-	next := word() << 16
-	next |= word()
+	next, in := words(0)<<16|words(2), 4
 	extra := 16 // bits of next beyond 16
-	take := func(n uint32) {
-		next <<= n
-		if extra -= int(n); extra < 0 {
-			next |= word() << -extra
-			extra += 16
-		}
-	}
 	for pos := 0; pos < len(dst); {
-		sym, n := h.decode(next >> 16)
-		if n == 0 || missing > 2 {
+		sym, n := uint32(0), uint32(h.table[next>>(32-huffBits)])
+		if n != 0 {
+			sym, n = n>>4, n&15
+		} else if sym, n = h.decode(next >> 16); n == 0 {
 			return corrupt("byte %d of a chunk has no code", pos)
 		}
-		take(n)
+		next <<= n
+		if extra -= int(n); extra < 0 {
+			if in > len(src)+2 {
+				return corrupt("a chunk ends at byte %d of %d", pos, len(dst))
+			}
+			next |= words(in) << -extra
+			in, extra = in+2, extra+16
+		}
 		if sym < 256 {
 			dst[pos] = byte(sym)
 			pos++
@@ -88,7 +87,11 @@ func xpress(dst, src []byte) error {
 		}
 		length += 3
 		distance := 1<<distBits | int(uint64(next)>>(32-distBits))
-		take(distBits)
+		next <<= distBits
+		if extra -= int(distBits); extra < 0 {
+			next |= words(in) << -extra
+			in, extra = in+2, extra+16
+		}
 		if err := copyMatch(dst, pos, distance, length); err != nil {
 			return err
 		}

@@ -79,6 +79,9 @@ func ReadPieces(p []byte, off, size int64, read func(p []byte, off int64) (int, 
 	for done := 0; done < len(p); {
 		n, err := read(p[done:], off+int64(done))
 		done += n
+		if err == nil && n == 0 {
+			err = io.ErrNoProgress // never, but a loop would be worse
+		}
 		if err != nil {
 			return done, err
 		}

@@ -68,41 +68,50 @@ type spot struct {
 
 // New makes the array's device. It fails when the geometry makes no sense
 // (ErrCorrupt) or is not known (ErrUnsupported), and when legs are missing
-// without which not all bytes can be had.
+// without which not all bytes can be had (MissingError).
 func New(c Config) (blockdev.Device, error) {
-	n := len(c.Legs)
-	if n == 0 || n > maxLegs || c.Size < 0 {
-		return nil, fmt.Errorf("array of %d bytes on %d devices: %w", c.Size, n, filesys.ErrCorrupt)
-	}
-	if c.Level != 1 && (c.Chunk <= 0 || c.Chunk > maxChunk || c.Chunk%512 != 0) {
-		return nil, fmt.Errorf("chunk size %d: %w", c.Chunk, filesys.ErrCorrupt)
-	}
-	if c.LegSize < 0 || c.LegSize > math.MaxInt64/int64(n) {
-		return nil, fmt.Errorf("%d bytes used of each device: %w", c.LegSize, filesys.ErrCorrupt)
-	}
-	d := &device{size: c.Size, legs: slices.Clone(c.Legs)}
-	var room int64 // the largest size that the geometry has
-	var err error
-	switch c.Level {
-	case 0:
-		d.layout, room, err = newStripes(c)
-	case 1:
-		d.layout, room = &mirror{n: n, order: preference(d.legs), size: c.Size}, c.LegSize
-	case 10:
-		d.layout, room, err = newRaid10(c)
-	case 4, 5, 6:
-		d.layout, room, err = newParity(c)
-		d.parity, _ = d.layout.(*parity)
-	default:
-		err = fmt.Errorf("raid level %d: %w", c.Level, filesys.ErrUnsupported)
-	}
+	l, room, err := newLayout(c)
 	if err != nil {
 		return nil, err
 	}
-	if c.Size > room {
+	if c.Size < 0 || c.Size > room {
 		return nil, fmt.Errorf("array of %d bytes where its devices hold %d: %w", c.Size, room, filesys.ErrCorrupt)
 	}
+	d := &device{size: c.Size, legs: slices.Clone(c.Legs), layout: l}
+	d.parity, _ = l.(*parity)
 	return d, d.complete(c)
+}
+
+// Size gives the size of the array that the legs can hold, in bytes. Config.Size
+// is not looked at.
+func Size(c Config) (int64, error) {
+	_, room, err := newLayout(c)
+	return room, err
+}
+
+func newLayout(c Config) (layout, int64, error) {
+	n := len(c.Legs)
+	if n == 0 || n > maxLegs {
+		return nil, 0, fmt.Errorf("array of %d devices: %w", n, filesys.ErrCorrupt)
+	}
+	if c.Level != 1 && (c.Chunk <= 0 || c.Chunk > maxChunk || c.Chunk%512 != 0) {
+		return nil, 0, fmt.Errorf("chunk size %d: %w", c.Chunk, filesys.ErrCorrupt)
+	}
+	// Layouts multiply by the number of legs and of copies.
+	if c.LegSize < 0 || c.LegSize > math.MaxInt64/int64(n)/256 {
+		return nil, 0, fmt.Errorf("%d bytes used of each device: %w", c.LegSize, filesys.ErrCorrupt)
+	}
+	switch c.Level {
+	case 0:
+		return newStripes(c)
+	case 1:
+		return &mirror{order: preference(c.Legs), size: c.LegSize}, c.LegSize, nil
+	case 10:
+		return newRaid10(c)
+	case 4, 5, 6:
+		return newParity(c)
+	}
+	return nil, 0, fmt.Errorf("raid level %d: %w", c.Level, filesys.ErrUnsupported)
 }
 
 // complete checks that each byte can be had from what is there, whole legs
@@ -277,7 +286,6 @@ func preference(legs []Leg) []int {
 
 // mirror is level 1.
 type mirror struct {
-	n     int
 	order []int
 	size  int64
 }

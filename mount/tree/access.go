@@ -3,6 +3,7 @@ package tree
 import (
 	"context"
 	"fmt"
+	"iter"
 
 	"cairn/mount/filesys"
 )
@@ -31,4 +32,28 @@ func Guest(n Node) (fs filesys.FS, ino uint64, ok bool) {
 		return nil, 0, false
 	}
 	return g.fs, g.ino, true
+}
+
+// Unreadable gives, of the directory of a point's volumes, the names of those
+// that hold files and cannot be read, and why; of any other node nothing.
+func Unreadable(n Node) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		d, ok := n.(*volumesDir)
+		if !ok {
+			return
+		}
+		for _, v := range d.list().volumes {
+			if err := v.problem(); err != nil && !yield(v.Name, err) {
+				return
+			}
+		}
+	}
+}
+
+// problem is why a volume cannot be read that should be.
+func (v *Volume) problem() error {
+	if _, err := v.FS(); err != nil && !v.isEmpty() {
+		return fmt.Errorf("the volume cannot be read: %w", err)
+	}
+	return nil
 }

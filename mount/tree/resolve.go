@@ -132,6 +132,9 @@ func (t *Tree) hint(ctx context.Context, p string) string {
 	if !ok || first == "" {
 		return ""
 	}
+	if first == "volumes" {
+		return t.volumeHint(ctx, p)
+	}
 	if _, err := point.Lookup(ctx, first); err == nil {
 		return ""
 	}
@@ -152,4 +155,25 @@ func (t *Tree) hint(ctx context.Context, p string) string {
 	default:
 		return "the files of this point are in " + strings.Join(readable, ", ")
 	}
+}
+
+// volumeHint says why the volume of a path has no files.
+func (t *Tree) volumeHint(ctx context.Context, p string) string {
+	vols, err := t.Volumes(ctx)
+	elems := strings.Split(strings.Trim(path.Clean(p), "/"), "/")
+	if err != nil || len(elems) < 2 {
+		return ""
+	}
+	for _, v := range vols {
+		if v.Name != elems[1] {
+			continue
+		}
+		if _, err := v.FS(); err != nil {
+			if v.isEmpty() {
+				return "that volume " + v.content()
+			}
+			return "that volume cannot be read: " + err.Error()
+		}
+	}
+	return ""
 }

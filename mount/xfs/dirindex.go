@@ -29,7 +29,7 @@ func (f *FS) indexLookup(in *inode, hash uint32, match func(dirent) bool) error 
 	if err != nil {
 		return err
 	}
-	for steps := 0; ; steps++ {
+	for seen := 0; ; {
 		entries, next, err := f.leafHashes(in, b, off)
 		if err != nil {
 			return err
@@ -38,8 +38,8 @@ func (f *FS) indexLookup(in *inode, hash uint32, match func(dirent) bool) error 
 		if err != nil || !more || past || next == 0 {
 			return err
 		}
-		if steps == maxSameHash || next == off {
-			return corrupt("directory %d: one hash in more than %d blocks", in.ino, steps)
+		if seen += len(entries)/8 + 1; seen > maxSameHash || next == off {
+			return corrupt("directory %d: one hash has more than %d entries", in.ino, seen)
 		}
 		off = next
 		if b, err = f.treeBlock(&in.data, off); err != nil {

@@ -91,13 +91,17 @@ func (c *file) Extent(off int64) (bool, int64, error) {
 	return r.isData(), n, err
 }
 
-// Stored tells where on the volume content is. Bytes that a log or a damaged
-// mapping decides are not told here: the log holds metadata only.
+// Stored tells where on the volume content is. A log holds metadata only; should
+// one, by damage, decide bytes of content, then their place cannot be told.
 func (c *file) Stored(off int64) (filesys.Range, int64, error) {
 	r, n, err := c.at(off)
 	if err != nil || !r.isData() {
 		return filesys.Range{}, n, err
 	}
 	bits := c.fs.sb.blockBits
-	return filesys.Range{Off: int64(r.phys<<bits) + off&(1<<bits-1), Len: n}, n, nil
+	at := filesys.Range{Off: int64(r.phys<<bits) + off&(1<<bits-1), Len: n}
+	if overlaps(c.fs.replayed, at.Off, at.Off+at.Len) {
+		at = filesys.Range{Off: -1}
+	}
+	return at, n, nil
 }

@@ -1,6 +1,7 @@
 package xfs
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -51,30 +52,62 @@ func open(r io.ReaderAt, size int64, o filesys.Options) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	isCopy := len(warnings) > 0
-	log, stale, logWarnings, err := loadLog(r, sb, o)
+	f, err := replay(r, size, sb, o)
+	var bad errLog
+	switch {
+	case errors.As(err, &bad) && o.IgnoreLog:
+		f = newFS(r, sb)
+		f.stale, f.recount = true, true
+		f.warnings = []string{fmt.Sprintf("The log is ignored (%v): what is shown may be old, and may contradict itself.", bad.error)}
+		err = f.check(o)
+	case errors.As(err, &bad):
+		err = fmt.Errorf("%w; --ignore-log opens the volume without it, in an older and perhaps inconsistent state", err)
+	}
 	if err != nil {
 		return nil, err
 	}
+	f.recount = f.recount || len(warnings) > 0
+	f.warnings = append(warnings, f.warnings...)
+	return f, nil
+}
+
+// replay opens a volume with what its log holds over it.
+func replay(r io.ReaderAt, size int64, sb *superblock, o filesys.Options) (*FS, error) {
+	log, err := loadLog(r, sb)
+	if err != nil {
+		return nil, err
+	}
+	if log == nil {
+		f := newFS(r, sb)
+		return f, f.check(o)
+	}
+	r = log.Overlay(r)
+	// The superblock may be among it.
+	if sb, _, err = anySuper(r, size); err != nil {
+		return nil, errLog{wrap(err, "after the replay of the log")}
+	}
 	f := newFS(r, sb)
-	if log != nil {
-		// The superblock may be among what the log holds.
-		f = newFS(log.Overlay(r), sb)
-		if sb, warnings, err = anySuper(f.r, size); err != nil {
-			return nil, wrap(err, "after the replay of the log")
-		}
-		f.sb, f.replayed = sb, replayedRanges(log, size)
-	}
-	f.warnings = append(append(warnings, logWarnings...), sb.stateWarnings()...)
-	f.stale, f.recount = stale, isCopy || stale || log != nil
-	if sb.needsRepair() && !o.IgnoreLog {
-		return nil, fmt.Errorf("the file system is marked as in need of repair (needsrepair), which the guest's "+
-			"xfs_repair would do; --ignore-log opens it as it is: %w", filesys.ErrUnsupported)
-	}
-	if _, err := f.dir(sb.root); err != nil {
-		return nil, required(err, "root directory")
+	f.replayed, f.recount = log.Ranges(), true
+	f.warnings = log.Report().Warnings()
+	if err := f.check(o); errors.Is(err, filesys.ErrCorrupt) {
+		return nil, errLog{wrap(err, "after the replay of the log")}
+	} else if err != nil {
+		return nil, err
 	}
 	return f, nil
+}
+
+// check looks at what decides whether the volume can be shown.
+func (f *FS) check(o filesys.Options) error {
+	f.warnings = append(f.warnings, f.sb.stateWarnings()...)
+	if f.sb.needsRepair() && !o.IgnoreLog {
+		return fmt.Errorf("the file system is marked as in need of repair (needsrepair), which the guest's "+
+			"xfs_repair would do; --ignore-log opens it as it is: %w", filesys.ErrUnsupported)
+	}
+	if _, err := f.dir(f.sb.root); err != nil {
+		return required(err, "root directory")
+	}
+	return nil
 }
 
 func newFS(r io.ReaderAt, sb *superblock) *FS {

@@ -17,8 +17,8 @@ const (
 	// maxInobtLevels is more than a group of 2^31 blocks needs with blocks of
 	// 512 bytes.
 	maxInobtLevels = 10
-	// nullAgBlock and nullAgino stand where there is no block, or no inode.
-	nullAgBlock = 1<<32 - 1
+	// nullAgino stands at the end of a list of inodes.
+	nullAgino = 1<<32 - 1
 )
 
 // header reads and checks the AGF (sector 1) or AGI (sector 2) of a group.

@@ -12,8 +12,8 @@ const (
 	// maxTreeDepth is how many levels a btree of hashes has at most, leaves
 	// included.
 	maxTreeDepth = 5
-	// maxSameHash bounds along how many leaves one hash is followed.
-	maxSameHash = 1 << 12
+	// maxSameHash bounds how many entries of one hash are looked at.
+	maxSameHash = 1 << 18
 )
 
 // treeHeader is where, in every block of such a btree, what is its own begins.

@@ -76,3 +76,26 @@ func TestKernel(t *testing.T) {
 		})
 	}
 }
+
+// TestGrown has more groups than it was made with, and a last one that is short.
+func TestGrown(t *testing.T) {
+	for _, args := range []string{"-d size=20m,agcount=1", "-b size=1024 -d size=40m,agcount=2"} {
+		image := mkfs(t, 90, args)
+		dir, unmount := fstest.Mount(t, image, "xfs", false, "")
+		fstest.Run(t, "xfs_growfs", dir)
+		p := &fstest.Tree{TB: t, Root: dir, Block: 4096, Rand: rand.NewChaCha8([32]byte{1}), Prealloc: true}
+		p.Sizes()
+		p.Preallocated()
+		p.Names()
+		p.Directories()
+		unmount()
+		fs := openImage(t, image)
+		dir, unmount = fstest.Mount(t, image, "xfs", true, "")
+		fstest.Compare(t, fs, dir, fstest.Ignore{})
+		fstest.CompareStatfs(t, fs, dir)
+		if fs.Info().Size < 70<<20 {
+			t.Errorf("%q did not grow: %+v", args, fs.Info())
+		}
+		unmount()
+	}
+}

@@ -1,8 +1,10 @@
 package xfs_test
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -61,8 +63,61 @@ func TestNames(t *testing.T) {
 			t.Errorf("inode %d has the names %v, want %v", ino, got, list)
 		}
 	}
+	checkSearch(t, fs)
 	if list, err := fs.Names(fs.Root()); err != nil || len(list) != 0 {
 		t.Errorf("the root has the names %v, %v", list, err)
+	}
+}
+
+// TestSearchNames: without parent pointers names are found in directories, and
+// of neighbours without reading many.
+func TestSearchNames(t *testing.T) {
+	image := made(t, 128, "", func(dir string) {
+		for i := range 3000 {
+			d := fmt.Sprintf("%s/%d", dir, i/30)
+			if i%30 == 0 {
+				must(t, os.Mkdir(d, 0o755))
+			}
+			write(t, nil, d, fmt.Sprint(i))
+		}
+		must(t, os.Link(filepath.Join(dir, "1/31"), filepath.Join(dir, "77/link")))
+	})
+	b, err := os.ReadFile(image)
+	must(t, err)
+	checkSearch(t, openBytes(t, b))
+
+	r := &countingReader{r: bytes.NewReader(b)}
+	fs, err := xfs.Open(r, int64(len(b)), filesys.Options{})
+	must(t, err)
+	ino := walk(t, openBytes(t, b), "55/1660")
+	r.n.Store(0)
+	var got []filesys.Name
+	must(t, fs.SearchNames([]uint64{ino}, func(_ uint64, n filesys.Name) bool { got = append(got, n); return false }))
+	if len(got) != 1 || got[0].Name != "1660" || got[0].Parent != walk(t, fs, "55") {
+		t.Errorf("names: %v", got)
+	}
+	if n := r.n.Load(); n > 200<<10 {
+		t.Errorf("a search reads %d bytes", n)
+	}
+}
+
+// checkSearch searches for all names of a volume at once.
+func checkSearch(t *testing.T, fs *xfs.FS) {
+	t.Helper()
+	want, got := namesBelow(t, fs), map[uint64][]filesys.Name{}
+	must(t, fs.SearchNames(slices.Collect(maps.Keys(want)), func(ino uint64, n filesys.Name) bool {
+		got[ino] = append(got[ino], n)
+		return true
+	}))
+	for ino, list := range want {
+		sortNames(got[ino])
+		sortNames(list)
+		if !slices.Equal(got[ino], list) {
+			t.Errorf("inode %d has the names %v, want %v", ino, got[ino], list)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d inodes have names, want %d", len(got), len(want))
 	}
 }
 

@@ -59,6 +59,7 @@ func TestOpenErrors(t *testing.T) {
 			match: "incompatible feature 0x8000, incompatible feature 0x80000000"},
 		{name: "needs repair", edit: or32(216, 0x10), err: filesys.ErrUnsupported, match: "needsrepair"},
 		{name: "log elsewhere", edit: put64(48, 0), err: filesys.ErrUnsupported, match: "on another device"},
+		{name: "log behind the end", edit: put32(96, 1<<24), err: filesys.ErrCorrupt, match: "log of"},
 		{name: "version 3", image: v4, edit: put16(100, 3), err: filesys.ErrUnsupported, match: "version 3"},
 		{name: "version 6", edit: put16(100, 6), err: filesys.ErrCorrupt},
 		{name: "directories of version 1", image: v4, edit: put16(100, 0x9484), err: filesys.ErrUnsupported, match: "directories of version 1"},

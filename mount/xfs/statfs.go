@@ -22,6 +22,11 @@ func (f *FS) countUsage() usage {
 	if (f.recount || free > f.sb.blocks || freeInodes > inodes) && !g.partly {
 		inodes, freeInodes, free = g.inodes, g.freeInodes, g.free
 	}
+	if f.replayed != nil {
+		n, blocks := f.unlinked()
+		freeInodes += n
+		free += blocks
+	}
 	freeInodes = min(freeInodes, inodes)
 	// Blocks of the free space btrees count as free, and are not.
 	kept := 8*f.sb.agCount + g.trees
@@ -94,4 +99,38 @@ func (f *FS) sumGroups() (g groupCounters) {
 		g.trees += trees
 	}
 	return g
+}
+
+// unlinked counts the inodes that the guest had open without a name, which Linux
+// deletes after the replay of the log, and the blocks that they take. Each group
+// has 64 lists of them, chained through the inodes. Blocks that are shared with
+// other files are among them, although they are not freed.
+func (f *FS) unlinked() (inodes, blocks uint64) {
+	if f.sb.agCount > maxCounted {
+		return 0, 0
+	}
+	for ag := range f.sb.agCount {
+		agi, err := f.header(ag, 2)
+		if err != nil {
+			continue
+		}
+		left := min(be.Uint32(agi[16:]), 1<<20) // a list may run in circles
+		for i := range 64 {
+			next := be.Uint32(agi[40+4*i:])
+			for ; next != nullAgino && left > 0; left-- {
+				ino := ag<<(f.sb.agBits+f.sb.inopBits) | uint64(next)
+				if !f.sb.validInode(ino) {
+					break
+				}
+				in, err := f.anyInode(ino)
+				if err != nil || in.nlink != 0 {
+					break
+				}
+				inodes++
+				blocks += be.Uint64(in.raw[64:])
+				next = be.Uint32(in.raw[96:])
+			}
+		}
+	}
+	return inodes, blocks
 }

@@ -157,6 +157,11 @@ func (s *superblock) decodeGeometry() error {
 	case s.blocks > 1<<52:
 		return badSuper("%d blocks", s.blocks)
 	}
+	if start := be.Uint64(raw[48:]); start != 0 {
+		if _, ok := s.linear(start, uint64(be.Uint32(raw[96:]))); !ok {
+			return badSuper("log of %d blocks at block %#x", be.Uint32(raw[96:]), start)
+		}
+	}
 	if !s.validInode(s.root) {
 		return badSuper("root directory is inode %d", s.root)
 	}

@@ -1,12 +1,16 @@
 package xfs_test
 
 import (
+	"errors"
 	"flag"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"testing"
 
+	"cairn/mount/filesys"
 	"cairn/mount/filesys/fstest"
+	"cairn/mount/xfslog/dirtytest"
 )
 
 // oldKernel is for kernels with CONFIG_XFS_SUPPORT_V4 and CONFIG_XFS_RT, such as
@@ -63,5 +67,75 @@ func TestVersion4(t *testing.T) {
 			}
 			os.Remove(image)
 		})
+	}
+}
+
+// TestRealtime: what lies on a real-time device is refused, and all else of its
+// volume is shown. Quota files are not.
+func TestRealtime(t *testing.T) {
+	if !*oldKernel {
+		return // TestQuirks has such a file, made by hand
+	}
+	for _, args := range []string{"-m crc=0", "-m crc=1"} {
+		rt := strings.TrimSpace(fstest.Run(t, "losetup", "--find", "--show", fstest.Image(t, 32<<20, 1)))
+		defer fstest.Run(t, "losetup", "--detach", rt)
+		image := mkfs(t, 64, args+" -r rtdev="+rt)
+		options := "uquota,gquota,rtdev=" + rt
+		dir, unmount := fstest.Mount(t, image, "xfs", false, options)
+		p := &fstest.Tree{TB: t, Root: dir, Block: 4096, Rand: rand.NewChaCha8([32]byte{1}),
+			Prealloc: true, XattrMax: 65536, SymlinkMax: 1023, DeviceMax: [2]uint32{511, 1<<18 - 1}}
+		p.Fill()
+		f, err := os.Create(dir + "/real-time")
+		must(t, err)
+		fstest.Run(t, "xfs_io", "-c", "chattr +r", dir+"/real-time")
+		_, err = f.Write(noise[:100000])
+		must(t, err)
+		must(t, f.Close())
+		unmount()
+		fs := openImage(t, image)
+		dir, unmount = fstest.Mount(t, image, "xfs", true, "norecovery,rtdev="+rt)
+		a, err := fs.Attr(walk(t, fs, "real-time"))
+		if err != nil || a.Size != 100000 || a.Blocks < 100000/512 {
+			t.Errorf("%+v, %v", a, err)
+		}
+		if _, err := fs.Open(walk(t, fs, "real-time")); !errors.Is(err, filesys.ErrUnsupported) {
+			t.Errorf("%v", err)
+		}
+		fstest.Compare(t, fs, dir, fstest.Ignore{Names: []string{"real-time"}})
+		if w := fs.Info().Warnings; len(w) != 1 || !strings.Contains(w[0], "real-time") {
+			t.Errorf("warnings: %q", w)
+		}
+		for ino := range uint64(10) {
+			if _, err := fs.Attr(fs.Root() + ino); err == nil != (ino == 0 || ino > 2) && ino < 3 {
+				t.Errorf("inode %d: %v", fs.Root()+ino, err)
+			}
+		}
+		unmount()
+		b, err := os.ReadFile(image)
+		must(t, err)
+		for _, off := range []int{160, 168} {
+			if quota := be.Uint64(b[off:]); quota == 0 || second(fs.Attr(quota)) == nil {
+				t.Errorf("quota inode %d is shown", quota)
+			}
+		}
+	}
+}
+
+// TestVersion4Dirty: logs of version 4, which have no checksums in what they
+// change.
+func TestVersion4Dirty(t *testing.T) {
+	if !*oldKernel {
+		return
+	}
+	rng := dirtyRand(t)
+	for _, c := range []dirtytest.Config{
+		{Name: "defaults", SizeMiB: 64, Mkfs: "-m crc=0", Steps: 600},
+		{Name: "512", SizeMiB: 64, Mkfs: "-m crc=0 -b size=512", Steps: 600},
+		{Name: "log version 1", SizeMiB: 64, Mkfs: "-m crc=0 -l version=1", Mount: "logbsize=32k", Steps: 600},
+		{Name: "without file types", SizeMiB: 64, Mkfs: "-m crc=0 -n ftype=0", Steps: 600},
+		{Name: "eager counters", SizeMiB: 64, Mkfs: "-m crc=0 -l lazy-count=0", Steps: 600},
+		{Name: "version 5", SizeMiB: 64, Steps: 600},
+	} {
+		t.Run(c.Name, func(t *testing.T) { compareDirty(t, dirtytest.Make(t, c, rng)) })
 	}
 }

@@ -60,8 +60,8 @@ func (f *FS) Xattrs(ino uint64) ([]string, error) {
 			total += len(name)
 		}
 		switch {
-		case !sane(a.name) && strings.IndexByte(string(a.name), 0) >= 0 || len(a.name) == 0:
-			bad = corrupt("inode %d has an attribute named %q", ino, a.name)
+		case len(a.name) == 0 || strings.IndexByte(string(a.name), 0) >= 0 || a.flags&attrSpace == attrRoot|attrSecure:
+			bad = corrupt("attribute named %q with flags %#x", a.name, a.flags)
 		case a.flags&attrSpace == attrRoot && string(a.name) == diskACLAccess:
 			add(aclAccess)
 		case a.flags&attrSpace == attrRoot && string(a.name) == diskACLDefault:
@@ -155,20 +155,22 @@ func (f *FS) eachAttr(in *inode, fn func(attribute) bool) error {
 	}
 	// Leaves follow each other in the order of their hashes.
 	b, off, err := f.treeLeaf(&in.attr, 0, 0)
-	for last := uint32(0); ; {
-		if err != nil {
-			return err
-		}
+	if err != nil {
+		return err
+	}
+	for last, same := uint32(0), 0; ; {
 		l, err := f.attrLeaf(in, b, off)
 		if err != nil {
 			return err
 		}
 		for i := range l.count {
-			if h := l.hash(i); h < last {
+			switch h := l.hash(i); {
+			case h < last:
 				return corrupt("inode %d: attributes at block %d are out of order", in.ino, off)
-			} else {
-				last = h
+			case h > last:
+				last, same = h, 0
 			}
+			same++
 			a, err := l.attribute(i)
 			if err != nil {
 				return wrap(err, "inode %d: block %d", in.ino, off)
@@ -180,11 +182,13 @@ func (f *FS) eachAttr(in *inode, fn func(attribute) bool) error {
 		switch {
 		case l.next == 0:
 			return nil
-		case l.count == 0 || l.next == off:
+		case l.count == 0 || l.next == off || same > maxSameHash:
 			return corrupt("inode %d: attributes at block %d have no end", in.ino, off)
 		}
 		off = l.next
-		b, err = f.treeBlock(&in.attr, off)
+		if b, err = f.treeBlock(&in.attr, off); err != nil {
+			return err
+		}
 	}
 }
 
@@ -194,10 +198,10 @@ func (f *FS) findAttr(in *inode, hash uint32, match func(attribute) bool) error 
 		return nil
 	}
 	b, off, err := f.treeLeaf(&in.attr, 0, hash)
-	for steps := 0; ; steps++ {
-		if err != nil {
-			return err
-		}
+	if err != nil {
+		return err
+	}
+	for seen := 0; ; {
 		l, err := f.attrLeaf(in, b, off)
 		if err != nil {
 			return err
@@ -218,10 +222,13 @@ func (f *FS) findAttr(in *inode, hash uint32, match func(attribute) bool) error 
 		switch {
 		case l.next == 0:
 			return nil
-		case steps == maxSameHash || l.next == off:
-			return corrupt("inode %d: one hash in more than %d blocks", in.ino, steps)
+		case seen > maxSameHash || l.next == off:
+			return corrupt("inode %d: one hash has more than %d attributes", in.ino, seen)
 		}
+		seen += l.count + 1
 		off = l.next
-		b, err = f.treeBlock(&in.attr, off)
+		if b, err = f.treeBlock(&in.attr, off); err != nil {
+			return err
+		}
 	}
 }

@@ -3,6 +3,7 @@ package xfslog
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -47,19 +48,35 @@ func (r Report) Warnings() []string {
 		return nil
 	}
 	list := []string{fmt.Sprintf("The file system was not unmounted: %v.", r)}
+	if len(r.Unfinished) > 0 {
+		var parts []string
+		for name, n := range r.Unfinished {
+			parts = append(parts, fmt.Sprintf("%d times %s", n, name))
+		}
+		slices.Sort(parts)
+		list = append(list, fmt.Sprintf("Space that the guest was about to free may count as used (%s).", strings.Join(parts, ", ")))
+	}
 	return list
 }
 
 // String is one sentence for a person.
 func (r Report) String() string {
+	var s string
 	switch {
 	case r.Clean:
 		return "the log is clean"
 	case r.Transactions == 0:
-		return strings.TrimSuffix("the log holds no transaction to replay; "+r.Torn, "; ")
+		s = "the log holds no transaction to replay"
+	default:
+		s = fmt.Sprintf("the log was replayed in memory: %d transactions, %d buffers, %d inodes", r.Transactions, r.Buffers, r.Inodes)
 	}
-	return strings.TrimSuffix(fmt.Sprintf("the log was replayed in memory: %d transactions, %d buffers, %d inodes; %s",
-		r.Transactions, r.Buffers, r.Inodes, r.Torn), "; ")
+	if r.Mappings > 0 {
+		s += fmt.Sprintf(", and %d changes of the mappings of files were finished", r.Mappings)
+	}
+	if r.Torn != "" {
+		s += "; " + r.Torn
+	}
+	return s
 }
 
 // Report says what Load found.

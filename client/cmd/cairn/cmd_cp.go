@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"path"
+	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -22,12 +24,13 @@ func (a *app) cpCmd() *cobra.Command {
 
 PATH is as for cairn ls. DEST is a directory, or the name of the copy; "-" writes
 one file, or a directory as a tar archive, to standard output. Holes stay holes,
-modes and times are kept. Nothing that exists is replaced without --force.`,
+modes and times are kept. A file that exists is replaced with --force, or if a
+person on the terminal says so; until its copy is complete the old one stays.`,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.Recursive, "recursive", "r", false, "directories with everything below them")
 	f.BoolVarP(&o.Archive, "archive", "a", false, "owners, extended attributes and special files too; implies -r")
-	f.BoolVar(&o.Force, "force", false, "replace files that exist")
+	f.BoolVar(&o.Force, "force", false, "replace files that exist without asking")
 	a.addVolumeFlags(cmd)
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 		limitMemory()
@@ -82,6 +85,9 @@ modes and times are kept. Nothing that exists is replaced without --force.`,
 		}
 		show := newMeter(os.Stderr)
 		defer show.close()
+		if !o.Force && onTerminal() {
+			o.Replace = askReplace(ctx, dest, &mu)
+		}
 		if show.tty {
 			o.Progress = func(p extract.Progress) {
 				mu.Lock()
@@ -98,4 +104,39 @@ modes and times are kept. Nothing that exists is replaced without --force.`,
 		return nil
 	})
 	return cmd
+}
+
+// askReplace asks whether a file that exists may be replaced: this one, none, or
+// all that come.
+func askReplace(ctx context.Context, dest string, mu *sync.Mutex) func(src, name string) bool {
+	in := bufio.NewReader(os.Stdin)
+	all := false
+	return func(_, name string) bool {
+		if all {
+			return true
+		}
+		at := path.Join(dest, name)
+		if st, err := os.Lstat(dest); err == nil && !st.IsDir() {
+			at = dest // DEST names the copy
+		}
+		was := ""
+		if st, err := os.Lstat(at); err == nil {
+			was = fmt.Sprintf(" (%s, of %s)", size(st.Size()), stamp(st.ModTime()))
+		}
+		mu.Lock() // the progress bar waits
+		defer mu.Unlock()
+		fmt.Fprintf(os.Stderr, "Replace %s%s by that of the point? [y/N/all] ", quoted(at), was)
+		answer := make(chan string, 1)
+		go func() { // cannot be interrupted; the program ends instead
+			line, _ := in.ReadString('\n') // an end of input is no yes
+			answer <- strings.ToLower(strings.TrimSpace(line))
+		}()
+		select {
+		case s := <-answer:
+			all = s == "a" || s == "all"
+			return all || s == "y" || s == "yes"
+		case <-ctx.Done():
+			return false
+		}
+	}
 }

@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -28,6 +30,7 @@ func (a *app) mountCmd() *cobra.Command {
 	var o mount.Options
 	var background, detached bool
 	var logFile string
+	var uids, gids []string
 	cmd := &cobra.Command{
 		Use: "mount POINT|ITEM DIR", Short: "Mount a recovery point, or all points of an item, read-only", Args: args(cobra.ExactArgs(2)),
 		Long: `Mount a recovery point, or all points of an item by time, on an empty directory.
@@ -37,7 +40,11 @@ func (a *app) mountCmd() *cobra.Command {
   volumes/vda1/…      files of partition 1; what cannot be read says why
 
 No kernel driver and no root touches the guest's file systems: they are read in
-this process. The mount ends with Ctrl-C, umount DIR or fusermount3 -u DIR.`,
+this process. The mount ends with Ctrl-C, umount DIR or fusermount3 -u DIR.
+While programs use it, Ctrl-C takes it from the directory at once and waits for
+them for 10 seconds; a second Ctrl-C does not.
+
+When the server cannot be reached, reads wait for it, then fail (--wait).`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&background, "background", false, "return once the tree is there; end it with umount DIR")
@@ -46,8 +53,17 @@ this process. The mount ends with Ctrl-C, umount DIR or fusermount3 -u DIR.`,
 	f.StringVar(&logFile, "log", "", "append to this file what programs see as I/O errors (default: standard error)")
 	f.BoolVar(&o.AllowOther, "allow-other", false, "let other users in, as far as the guest's permissions let them")
 	f.BoolVar(&o.MapOwner, "map-owner", false, "show everything as owned by you")
+	f.StringArrayVar(&uids, "map-uid", nil, "show the guest's users from `GUEST:HOST[:COUNT]` as others, also in ACLs (repeatable)")
+	f.StringArrayVar(&gids, "map-gid", nil, "the same for its groups, `GUEST:HOST[:COUNT]`")
+	f.DurationVar(&a.wait, "wait", patience, "how long reads wait for a server that is gone before they fail")
 	a.addVolumeFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := idFlags(&o, uids, gids); err != nil {
+			return err
+		}
+		if a.wait < 0 {
+			return usagef("--wait %v: must not be negative", a.wait)
+		}
 		if background {
 			passphrase, err := a.volumes.passphrase()
 			if err != nil {
@@ -57,6 +73,9 @@ this process. The mount ends with Ctrl-C, umount DIR or fusermount3 -u DIR.`,
 		}
 		return a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			limitMemory()
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(100) // its blocks are no garbage: their memory is used again
+			}
 			log := os.Stderr
 			if logFile != "" {
 				var err error
@@ -72,7 +91,31 @@ this process. The mount ends with Ctrl-C, umount DIR or fusermount3 -u DIR.`,
 	return cmd
 }
 
+// idFlags reads --map-uid and --map-gid.
+func idFlags(o *mount.Options, uids, gids []string) error {
+	for _, f := range []struct {
+		name   string
+		values []string
+		to     *[]mount.IDRange
+	}{{"--map-uid", uids, &o.UIDs}, {"--map-gid", gids, &o.GIDs}} {
+		for _, s := range f.values {
+			r, err := mount.ParseIDRange(s)
+			if err != nil {
+				return usagef("%s %w", f.name, err)
+			}
+			*f.to = append(*f.to, r)
+		}
+	}
+	if err := o.CheckIDs(); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
 func (a *app) mount(ctx context.Context, c *client.Client, what, dir string, o mount.Options, detached bool) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
 	t, err := a.openTree(ctx, c, what, "mount")
 	if err != nil {
 		return err
@@ -99,6 +142,18 @@ func (a *app) mount(ctx context.Context, c *client.Client, what, dir string, o m
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), unmountFor)
 	defer cancel()
+	go func() {
+		// The first signal is what ended the other context. A second one, which
+		// would end the process and leave a dead mount, ends the waiting.
+		for range 2 {
+			select {
+			case <-signals:
+			case <-ctx.Done():
+				return
+			}
+		}
+		cancel()
+	}()
 	return srv.Unmount(ctx)
 }
 

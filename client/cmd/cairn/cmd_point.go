@@ -29,7 +29,7 @@ var pointTable = table[*cairnv1.RecoveryPoint]{
 }
 
 func (a *app) pointCmd() *cobra.Command {
-	return group("point", "Show and check recovery points", a.pointListCmd(), a.pointShowCmd(), a.pointExtendCmd(), a.pointVerifyCmd(), a.pointDeleteCmd())
+	return group("point", "Show and check recovery points", a.pointListCmd(), a.pointShowCmd(), a.pointExtendCmd(), a.pointVerifyCmd(), a.pointDeleteCmd(), a.diffCmd())
 }
 
 func (a *app) pointListCmd() *cobra.Command {

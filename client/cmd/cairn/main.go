@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +47,9 @@ func run() int {
 	if strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag") {
 		unknown = true
 	}
+	if errors.As(err, &quietError{}) {
+		return 1
+	}
 	printError(os.Stderr, err)
 	if errors.As(err, &usage) || unknown {
 		return 2
@@ -59,10 +63,14 @@ type app struct {
 	subscription string
 	output       string
 	volumes      volumeFlags
+	wait         time.Duration // for a server that is gone, while files are read
 }
 
 // usageError is a wrong command line: exit status 2.
 type usageError struct{ error }
+
+// quietError makes the exit status 1 and says no more: the output did.
+type quietError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
@@ -70,7 +78,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 const defaultServer = "unix:/var/lib/cairn/cairnd.sock"
 
 func newRoot() *cobra.Command {
-	a := &app{}
+	a := &app{wait: patience}
 	root := &cobra.Command{
 		Use:           "cairn",
 		Short:         "Back up virtual machines, and get them, or one file of theirs, back",
@@ -103,6 +111,7 @@ func newRoot() *cobra.Command {
 		a.protectCmd(), a.itemCmd(), a.backupCmd(),
 		a.jobCmd(), a.pointCmd(), a.auditCmd(),
 		a.mountCmd(), a.lsCmd(), a.cpCmd(),
+		a.versionsCmd(), a.findCmd(), a.diffCmd(),
 		a.restoreCmd(),
 		a.agentCmd(), a.benchCmd(), a.sandboxServerCmd(),
 	)

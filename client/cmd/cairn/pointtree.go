@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"cairn/blockstore/diskmap"
@@ -20,21 +21,31 @@ import (
 // How recovery points become trees of files: the one place where the client's
 // block reader meets the readers of guest file systems.
 
-// readAhead is how far a sequential reader of a disk is read ahead of.
-const readAhead = 8 << 20
-
 // patience is how long a read waits for a server that is gone.
-const patience = 30 * time.Second
+const patience = time.Minute
+
+// blockCache is the memory of all disks of all points that this process opens:
+// it does not grow with them, and what points have in common, most of what is in
+// them, is fetched once.
+var blockCache = sync.OnceValue(func() *diskmap.Cache {
+	return diskmap.NewCache(diskmap.CacheOptions{Pages: 8 << 20, Blocks: 32 << 20, ReadAhead: 8 << 20})
+})
 
 // treePoint opens a point for reading and holds a lease on it until it is
 // closed. what says what for.
 func treePoint(ctx context.Context, c *client.Client, p *cairnv1.RecoveryPoint, what string) (tree.Point, error) {
+	return waitingPoint(ctx, c, p, what, patience)
+}
+
+// waitingPoint is treePoint whose reads wait as long as they are told to for a
+// server that is gone.
+func waitingPoint(ctx context.Context, c *client.Client, p *cairnv1.RecoveryPoint, what string, wait time.Duration) (tree.Point, error) {
 	j, err := toJSON(p)
 	if err != nil {
 		return tree.Point{}, err
 	}
 	r := c.Reader(p.GetName())
-	r.RetryFor = patience
+	r.RetryFor = wait
 	out := tree.Point{Name: p.GetName(), ID: short(p.GetName()), Time: p.GetSnapshotTime().AsTime(), JSON: j}
 	var images []*diskmap.Image
 	for _, d := range p.GetDisks() {
@@ -42,7 +53,7 @@ func treePoint(ctx context.Context, c *client.Client, p *cairnv1.RecoveryPoint, 
 		if err != nil {
 			return tree.Point{}, fmt.Errorf("point %s: %w", p.GetName(), err)
 		}
-		im := diskmap.NewImage(r, m, diskmap.ImageOptions{ReadAhead: readAhead})
+		im := diskmap.NewImage(r, m, diskmap.ImageOptions{Cache: blockCache()})
 		images = append(images, im)
 		out.Disks = append(out.Disks, tree.Disk{Name: d.GetTarget(), Size: m.Size, Image: im, Allocated: d.GetDataBytes()})
 	}
@@ -83,7 +94,7 @@ func (a *app) openTree(ctx context.Context, c *client.Client, s, what string) (*
 		if err != nil {
 			return nil, err
 		}
-		tp, err := treePoint(ctx, c, p, what)
+		tp, err := waitingPoint(ctx, c, p, what, a.wait)
 		if err != nil {
 			return nil, err
 		}
@@ -107,11 +118,16 @@ func (a *app) openTree(ctx context.Context, c *client.Client, s, what string) (*
 			return refs, err
 		},
 		Open: func(ctx context.Context, id string) (tree.Point, error) {
-			r, err := c.Points.GetRecoveryPoint(ctx, &cairnv1.GetRecoveryPointRequest{Name: item + "/recoveryPoints/" + id})
-			if err != nil {
-				return tree.Point{}, err
-			}
-			return treePoint(ctx, c, r.GetRecoveryPoint(), what)
+			var p tree.Point
+			err := c.Patiently(ctx, a.wait, func() error {
+				r, err := c.Points.GetRecoveryPoint(ctx, &cairnv1.GetRecoveryPointRequest{Name: item + "/recoveryPoints/" + id})
+				if err != nil {
+					return err
+				}
+				p, err = waitingPoint(ctx, c, r.GetRecoveryPoint(), what, a.wait)
+				return err
+			})
+			return p, err
 		},
 	}, opts), nil
 }
@@ -187,7 +203,11 @@ func treePath(ctx context.Context, t *tree.Tree, p string) (string, error) {
 	case len(readable) == 0:
 		return "", fmt.Errorf("%s: no volume of the point can be read; ls POINT:/volumes says why", p)
 	case len(found) == 0:
-		return "", fmt.Errorf("%s: no such file or directory on any volume that can be read (%s)", p, strings.Join(readable, ", "))
+		more := ""
+		for name, err := range tree.Unreadable(vols.Node) {
+			more += fmt.Sprintf("; %s: %v", name, err)
+		}
+		return "", fmt.Errorf("%s: no such file or directory on any volume that can be read (%s)%s", p, strings.Join(readable, ", "), more)
 	}
 	return "", usagef("%s is on several volumes: write %s", p, strings.Join(found, " or "))
 }

@@ -49,10 +49,13 @@ func (t *Table) Chain(first uint32, need int64) (*Chain, error) {
 	if err := c.walk(); err != nil {
 		return nil, err
 	}
-	c.marks = slices.Clip(c.marks)
-	t.chains.Put(k, c, 12*len(c.marks)+100)
+	c.marks = append(make([]mark, 0, len(c.marks)), c.marks...) // without what append kept ready
+	t.chains.Put(k, c, c.cost())
 	return c, nil
 }
+
+// cost is about what a chain takes in memory.
+func (c *Chain) cost() int { return 12*len(c.marks) + 128 }
 
 // Contiguous is the chain of need clusters from first on, without a look at the
 // table.

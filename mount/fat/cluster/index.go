@@ -2,17 +2,14 @@ package cluster
 
 import (
 	"cmp"
-	"errors"
 	"slices"
-
-	"cairn/mount/filesys"
 )
 
 // maxIndex bounds the names in one Index: 8 bytes each.
-const maxIndex = 1 << 20
+const maxIndex = 1 << 19
 
 // indexLimit bounds the indexes that one Indexes keeps, in bytes.
-const indexLimit = 12 << 20
+const indexLimit = 8 << 20
 
 // Index finds names in a directory that the format keeps unsorted: hashes of
 // the names, and the slots where their entries begin.
@@ -59,7 +56,7 @@ func (xs *Indexes) Get(dir uint64, build func(*Index) error) (*Index, error) {
 		return x, nil
 	}
 	x := &Index{}
-	if err := build(x); errors.Is(err, filesys.ErrCorrupt) || errors.Is(err, filesys.ErrUnsupported) {
+	if err := build(x); Damaged(err) {
 		x.Damage = err
 	} else if err != nil {
 		return nil, err
@@ -70,7 +67,7 @@ func (xs *Indexes) Get(dir uint64, build func(*Index) error) (*Index, error) {
 		return nil, nil
 	}
 	slices.SortStableFunc(x.items, func(a, b indexItem) int { return cmp.Compare(a.hash, b.hash) })
-	x.items = slices.Clip(x.items)
+	x.items = append(make([]indexItem, 0, len(x.items)), x.items...) // without what append kept ready
 	xs.cache.Put(dir, x, 8*len(x.items))
 	return x, nil
 }

@@ -25,9 +25,9 @@ type Parents struct {
 
 const (
 	// generation is how many ways are young at most.
-	generation = 1 << 17
+	generation = 1 << 16
 	// maxDirs bounds a search; its memory is about 50 bytes for each directory.
-	maxDirs = 1 << 18
+	maxDirs = 1 << 17
 	// maxDepth bounds the way up.
 	maxDepth = 4096
 )
@@ -37,13 +37,22 @@ func NewParents(root uint64, list func(dir uint64, fn func(child uint64) bool) e
 	return &Parents{root: root, list: list, young: map[uint64]uint64{}}
 }
 
-// Note remembers that a directory was found in another.
-func (p *Parents) Note(child, parent uint64) {
+// Note remembers that a directory was found in another. If it was found in a
+// different one before, that is an error: an entry has one place, and that is in
+// one directory, unless two of them share clusters. Names would lead in circles
+// if both were believed.
+func (p *Parents) Note(child, parent uint64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, ok := p.get(child); !ok {
+	known, ok := p.get(child)
+	if !ok {
 		p.put(child, parent)
+		return nil
 	}
+	if known != parent {
+		return Corrupt("directory %d is in the directories %d and %d", child, known, parent)
+	}
+	return nil
 }
 
 func (p *Parents) get(child uint64) (uint64, bool) {
@@ -116,7 +125,7 @@ func (p *Parents) search(dir uint64) (uint64, error) {
 		})
 		if _, ok := above[dir]; ok {
 			for d := dir; d != p.root; d = above[d] {
-				p.Note(d, above[d])
+				_ = p.Note(d, above[d]) // whoever was first
 			}
 			return above[dir], nil
 		}

@@ -35,6 +35,14 @@ func FixedSlots(v *Volume, off, n int64) *Slots {
 	return &Slots{volume: v, off: off, n: n, end: io.EOF}
 }
 
+// Cost is about what s takes in memory.
+func (s *Slots) Cost() int {
+	if s.chain == nil {
+		return 64
+	}
+	return 64 + s.chain.cost()
+}
+
 // Len is the number of entries.
 func (s *Slots) Len() int64 { return s.n }
 

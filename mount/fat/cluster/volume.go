@@ -12,7 +12,7 @@ import (
 const PageSize = 16 << 10
 
 // pageLimit bounds the metadata that one Volume keeps.
-const pageLimit = 16 << 20
+const pageLimit = 12 << 20
 
 // Volume is the device under a file system.
 type Volume struct {

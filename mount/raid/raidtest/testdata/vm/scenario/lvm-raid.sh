@@ -27,6 +27,7 @@ for lv in $(lvs --noheadings -o lv_name vg); do
 	pattern /dev/vg/$lv $lv
 done
 synced vg
+sleep 14 # until the write-intent bitmaps are clean
 for lv in $(lvs --noheadings -o lv_name vg); do
 	digest vg/$lv /dev/vg/$lv
 done

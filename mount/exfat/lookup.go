@@ -1,0 +1,75 @@
+package exfat
+
+import (
+	"fmt"
+
+	"cairn/mount/fat/cluster"
+	"cairn/mount/filesys"
+)
+
+// Lookup finds a name: as it stands, or in another case.
+func (f *FS) Lookup(ino uint64, name string) (uint64, error) {
+	d, err := f.dir(ino)
+	if err != nil {
+		return 0, err
+	}
+	e, err := f.find(d, name)
+	if err != nil {
+		return 0, err
+	}
+	if e == nil {
+		return 0, fmt.Errorf("%q in directory %d: %w", name, ino, filesys.ErrNotExist)
+	}
+	if e.isDir() {
+		if err := f.parents.Note(e.ino, ino); err != nil {
+			return 0, err
+		}
+	}
+	return e.ino, nil
+}
+
+// find gives the entry of a name, or nil. In a damaged directory, a name that
+// is not found may have been lost, so that is an error.
+func (f *FS) find(d *dir, name string) (found *entry, err error) {
+	folded := f.upcase.fold(name)
+	if !usable(name) || folded == "" {
+		return nil, nil
+	}
+	exact := false
+	match := func(e *entry) bool {
+		switch {
+		case e.name == name:
+			found, exact = e, true
+		case found == nil && f.upcase.fold(e.name) == folded:
+			found = e
+		}
+		return !exact
+	}
+	index, err := f.indexes.Get(d.ino, func(x *cluster.Index) error {
+		return f.scan(d, 0, func(e *entry) bool {
+			x.Add(cluster.Hash(f.upcase.fold(e.name)), e.start)
+			return true
+		}, nil)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if index == nil {
+		if err := f.scan(d, 0, match, nil); found == nil {
+			return nil, err
+		}
+		return found, nil
+	}
+	index.Find(cluster.Hash(folded), func(slot int64) bool {
+		more := true
+		err = f.scan(d, slot, func(e *entry) bool {
+			more = match(e)
+			return false
+		}, nil)
+		return more && err == nil
+	})
+	if found == nil && err == nil {
+		err = index.Damage
+	}
+	return found, err
+}
