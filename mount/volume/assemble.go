@@ -10,6 +10,7 @@ import (
 	"cairn/mount/blockdev"
 	"cairn/mount/btrfs"
 	"cairn/mount/filesys"
+	"cairn/mount/luks"
 	"cairn/mount/lvm2"
 	"cairn/mount/mdraid"
 )
@@ -26,8 +27,48 @@ func (e *Entry) fail(err error) {
 	e.Err = err
 }
 
-// decrypt comes with the reader of LUKS.
-func (a *assembly) decrypt(int) {}
+// decrypt opens the encrypted volumes among the entries from the given one on,
+// as far as the secrets go.
+func (a *assembly) decrypt(from int) {
+	for _, e := range a.byKind(LUKS) {
+		if slices.Index(a.Entries, e) < from {
+			continue
+		}
+		secrets := slices.DeleteFunc(slices.Clone(a.opts.Secrets), func(s Secret) bool { return s.Volume != "" && s.Volume != e.Name })
+		if len(secrets) == 0 {
+			e.Reason = "it is encrypted (LUKS), and no key was given: --key-file FILE or --ask-passphrase opens it"
+			continue
+		}
+		for _, s := range secrets {
+			d, err := luks.Open(e.Device, s.Bytes)
+			if errors.Is(err, luks.ErrSecret) {
+				e.Reason = fmt.Sprintf("it is encrypted (LUKS), and no key slot opens with the %s", fromAll(secrets))
+				if err != luks.ErrSecret {
+					e.Reason += ": " + reason(err) // some slots could not be tried
+				}
+				continue
+			}
+			e.Reason = ""
+			if err != nil {
+				e.fail(err)
+				break
+			}
+			in := &Entry{Name: e.Name + "_crypt", Made: Decrypted, Of: []string{e.Name}, Device: d}
+			into(e, in.Name)
+			a.addDevice(in)
+			break
+		}
+	}
+}
+
+// fromAll names the secrets that were tried.
+func fromAll(secrets []Secret) string {
+	var list []string
+	for _, s := range secrets {
+		list = append(list, s.From)
+	}
+	return strings.Join(list, " or the ")
+}
 
 // raid puts arrays together.
 func (a *assembly) raid() {
