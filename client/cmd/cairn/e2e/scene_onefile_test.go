@@ -78,7 +78,7 @@ func (w *world) xfsOnLVM(machine string) (lost, func()) {
 	w.mkfs(image, parts[0], "-L", "boot")
 	pv, detach := w.loop(image, parts[1], false)
 	vg := w.newGroup("guest", pv)
-	vg.create("root", "-L", "340M")
+	vg.create("root", 340*mib)
 	runs := vg.runs("root")
 	if len(runs) != 1 {
 		w.Fatalf("the volume lies in pieces: %v", runs)
