@@ -12,7 +12,14 @@
 // re-hashes them here, so that what it returns is right whatever happened to
 // them on the server's disk or on the way. It is a diskmap.BlockReader, and
 // diskmap.NewImage over it is a recovery point's disk as an io.ReaderAt.
-// [Client.HoldPoint] keeps the point from being deleted meanwhile.
+// [Client.HoldPoint] keeps the point from being deleted meanwhile. As an
+// IntoReader it decodes straight from the frames that came into memory of the
+// image's cache.
+//
+// Readers that are told to ([Reader].RetryFor, [Client.Patiently]) wait for a
+// server that is gone. All of them count from when it was last heard of; when that
+// was too long ago they fail, and fail at once until it is back. A connection
+// that stands and brings nothing counts as gone too.
 //
 // Writing: [Client.StartUpload] gives an [Upload], over which the backup
 // pipeline in client/agent sends blocks and maps.

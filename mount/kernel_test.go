@@ -193,6 +193,10 @@ func TestEqualsKernel(t *testing.T) {
 		}
 		check("mount of", dir+"/volumes/"+name, mounttest.DiffOptions{})
 
+		if i == 0 {
+			programsCopy(t, kernel, dir+"/volumes/"+name, check)
+		}
+
 		f, err := tr.Resolve(context.Background(), "/volumes/"+name, true)
 		if err != nil {
 			t.Fatal(err)
@@ -212,5 +216,36 @@ func TestEqualsKernel(t *testing.T) {
 	}
 	if log.String() != "" {
 		t.Errorf("log:\n%s", &log)
+	}
+}
+
+// programsCopy: what people copy with makes of the mount what it makes of the
+// kernel's: names, bytes, modes, owners, times, links, attributes, access control
+// lists; and du counts the same.
+func programsCopy(t *testing.T, kernel, mounted string, check func(what, got string, opts mounttest.DiffOptions)) {
+	t.Helper()
+	needTool(t, "rsync", "rsync")
+	for _, du := range []string{`du -s -B1 "$1" | cut -f1`, `du -s -B1 --apparent-size "$1" | cut -f1`, `du -s --inodes "$1" | cut -f1`, `find "$1" -printf '%s %b %k %n\n' | sort`} {
+		if want, got := sh(t, du, kernel), sh(t, du, mounted); want != got {
+			t.Errorf("%s: %s, from the kernel %s", du, got, want)
+		}
+	}
+	for name, script := range map[string]string{
+		"rsync": `rsync -aHAXS --numeric-ids "$1/" "$2/"`,
+		"tar": `tar -C "$1" --format=posix --xattrs --xattrs-include='*' --acls --sparse --numeric-owner --exclude=./sock -cf - . |
+			tar -C "$2" --xattrs --xattrs-include='*' --acls --numeric-owner -xpf -`,
+		"cp": `cp -a --sparse=always "$1/." "$2/"`,
+	} {
+		dest := t.TempDir()
+		sh(t, script, mounted, dest)
+		opts := mounttest.DiffOptions{Ctime: true, Atime: true, Blocks: true, Dirs: true, Holes: true}
+		if name == "tar" {
+			opts.Skip = []string{"sock"}
+		}
+		check(name+" of", dest, opts)
+		// Holes stay holes, within what the programs see as one.
+		if got := sh(t, `du -s -B1 "$1"/sparse-0 | cut -f1; find "$1" -maxdepth 1 -name 'sparse-*' -size +12M -printf '%b\n' | awk '$1 > 12000 {print "full"}'`, dest); strings.Contains(got, "full") {
+			t.Errorf("%s filled the holes: %s", name, got)
+		}
 	}
 }

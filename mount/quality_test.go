@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -134,8 +135,7 @@ func TestHugeDirectory(t *testing.T) {
 // what a mount holds for each is little.
 func TestHundredPoints(t *testing.T) {
 	const points = 100
-	var mu sync.Mutex
-	opened, closed := 0, 0
+	var opened, closed atomic.Int32
 	var refs []tree.Ref
 	for i := range points {
 		refs = append(refs, tree.Ref{ID: fmt.Sprint("p", i), Time: mounttest.Epoch.AddDate(0, 0, i)})
@@ -145,11 +145,9 @@ func TestHundredPoints(t *testing.T) {
 		Name: "web1",
 		List: func(context.Context) ([]tree.Ref, error) { return refs, nil },
 		Open: func(context.Context, string) (tree.Point, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			opened++
+			opened.Add(1)
 			p := one
-			p.Close = func() error { mu.Lock(); defer mu.Unlock(); closed++; return nil }
+			p.Close = func() error { closed.Add(1); return nil }
 			return p, nil
 		},
 	}, tree.Options{OpenFS: openAs(testFS())})
@@ -159,8 +157,8 @@ func TestHundredPoints(t *testing.T) {
 		t.Fatalf("%d names, %v", len(names), err)
 	}
 	sh(t, `ls -l "$1"; stat "$1"/*`, dir)
-	if opened != 0 {
-		t.Errorf("%d points were opened by looking at the list", opened)
+	if n := opened.Load(); n != 0 {
+		t.Errorf("%d points were opened by looking at the list", n)
 	}
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -187,14 +185,14 @@ func TestHundredPoints(t *testing.T) {
 	if grew := int64(after.HeapAlloc) - int64(before.HeapAlloc); grew > points<<16 {
 		t.Errorf("%d points hold %d KiB", points, grew>>10)
 	}
-	if opened != points {
-		t.Errorf("%d points were opened, %d times", points, opened)
+	if n := opened.Load(); n != points {
+		t.Errorf("%d points were opened %d times", points, n)
 	}
 	if err := s.Unmount(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := tr.Close(); err != nil || closed != points {
-		t.Errorf("%d points were closed, %v", closed, err)
+	if err := tr.Close(); err != nil || closed.Load() != points {
+		t.Errorf("%d points were closed, %v", closed.Load(), err)
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -77,6 +79,11 @@ func (s *Sandbox) StartServer(ctx context.Context) error {
 // StartAgent starts an agent for the images and waits until it is connected.
 func (s *Sandbox) StartAgent(ctx context.Context, host string) error {
 	return s.start(ctx, "agent", "is connected", "agent", "--host", host, "--images", s.Images)
+}
+
+// Mount mounts a point or an item at dir, as the process "mount", until End.
+func (s *Sandbox) Mount(ctx context.Context, what, dir string) error {
+	return s.start(ctx, "mount", "mounted at", "mount", what, dir)
 }
 
 // Cairn runs a command of this program against the server, and returns what it
@@ -142,45 +149,93 @@ func (s *Sandbox) start(ctx context.Context, name, ready string, args ...string)
 	}
 }
 
-// PeakMemory is the largest resident set so far, in bytes, of the process with
-// that name: "cairnd" or "agent".
-func (s *Sandbox) PeakMemory(name string) (int64, error) {
+// find gives the process with that name: "cairnd", "agent" or "mount".
+func (s *Sandbox) find(name string) (*process, error) {
 	for _, p := range s.procs {
-		if p.name != name {
-			continue
-		}
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-		if err != nil {
-			return 0, err
-		}
-		for line := range strings.Lines(string(b)) {
-			var kb int64
-			if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kb); n == 1 {
-				return kb << 10, nil
-			}
+		if p.name == name {
+			return p, nil
 		}
 	}
-	return 0, fmt.Errorf("no process %s", name)
+	return nil, fmt.Errorf("no process %s", name)
+}
+
+// PeakMemory is the largest resident set so far, in bytes, of the process with
+// that name.
+func (s *Sandbox) PeakMemory(name string) (int64, error) {
+	p, err := s.find(name)
+	if err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		var kb int64
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kb); n == 1 {
+			return kb << 10, nil
+		}
+	}
+	return 0, fmt.Errorf("the kernel does not tell the memory of %s", name)
+}
+
+// ProcessorTime is what the process with that name has used so far, of the
+// kernel's time as well. The kernel counts in hundredths of a second.
+func (s *Sandbox) ProcessorTime(name string) (time.Duration, error) {
+	p, err := s.find(name)
+	if err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name in brackets may hold anything; times are the 14th and 15th fields.
+	_, rest, _ := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("processor time of %s: %w", name, err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * (time.Second / 100), nil
+}
+
+// End ends one process.
+func (s *Sandbox) End(name string) error {
+	p, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	s.procs = slices.DeleteFunc(s.procs, func(q *process) bool { return q == p })
+	return p.end()
 }
 
 // Stop ends the processes, the last started first.
 func (s *Sandbox) Stop() error {
 	var errs []error
 	for i := len(s.procs) - 1; i >= 0; i-- {
-		p := s.procs[i]
-		_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails only if it has ended
-		limit := time.NewTimer(endFor)
-		select {
-		case <-p.done:
-		case <-limit.C:
-			_ = p.cmd.Process.Kill()
-			<-p.done
-			errs = append(errs, fmt.Errorf("%s did not stop and was killed", p.name))
-		}
-		limit.Stop()
+		errs = append(errs, s.procs[i].end())
 	}
 	s.procs = nil
 	return errors.Join(errs...)
+}
+
+func (p *process) end() error {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails only if it has ended
+	limit := time.NewTimer(endFor)
+	defer limit.Stop()
+	select {
+	case <-p.done:
+		return nil
+	case <-limit.C:
+		_ = p.cmd.Process.Kill()
+		<-p.done
+		return fmt.Errorf("%s did not stop and was killed", p.name)
+	}
 }
 
 // Close ends the processes and removes the directory.

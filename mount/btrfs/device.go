@@ -46,10 +46,11 @@ type device struct {
 	size  int64
 	super *super
 	index int // among those given to Open
-	// stale: its superblock is more than one transaction behind, so that it was
-	// away while the others were written. One transaction is what a power cut
-	// between the writes of the superblocks makes.
-	stale bool
+	// behind: its superblock is of an earlier transaction than the newest.
+	// stale: of more than one, so that it was away while the others were
+	// written. One is what a power cut between the writes of the superblocks
+	// makes, when all else has been written.
+	behind, stale bool
 }
 
 // assemble reads all superblocks and chooses the one to go by.
@@ -102,6 +103,7 @@ func assemble(devs []Device) (list []*device, main *super, warnings []string, er
 	for _, d := range list {
 		s := d.super
 		if s.fsid == main.fsid && s.generation < main.generation {
+			d.behind = true
 			d.stale = main.generation-s.generation > 1
 			if d.stale {
 				warnings = append(warnings, fmt.Sprintf("Device %d is stale: it is of generation %d, the file system of %d.",

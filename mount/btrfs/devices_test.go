@@ -264,3 +264,39 @@ func TestSeed(t *testing.T) {
 		t.Errorf("without the seed: %v", err)
 	}
 }
+
+// TestPowerCutBetweenSuperblocks: the devices are one transaction apart; what
+// has no checksums is read from the newer one.
+func TestPowerCutBetweenSuperblocks(t *testing.T) {
+	v := mkfs(t, 2, 130, "-d raid1 -m raid1")
+	dir, unmount := v.mount(t, false, "nodatasum,commit=3000")
+	path := filepath.Join(dir, "file")
+	writeFile(t, path, bytes.Repeat([]byte("old "), 50000))
+	commit(t, dir)
+	old := v.copy(t)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	want := bytes.Repeat([]byte("new "), 50000)
+	_, err = f.WriteAt(want, 0)
+	must(t, err)
+	must(t, f.Close())
+	commit(t, dir)
+	now := v.copy(t)
+	unmount()
+	for behind := range 2 {
+		devices := now.devices(t)
+		devices[behind] = old.devices(t)[behind]
+		a, err := identify(devices[0])
+		must(t, err)
+		b, err := identify(devices[1])
+		must(t, err)
+		if a.Generation-b.Generation != 1 && b.Generation-a.Generation != 1 {
+			t.Fatalf("generations %d and %d", a.Generation, b.Generation)
+		}
+		fs, err := btrfs.Open(devices, filesys.Options{})
+		must(t, err)
+		if !bytes.Equal(content(t, fs, "file"), want) {
+			t.Errorf("device %d is behind: the file is old", behind+1)
+		}
+	}
+}

@@ -73,8 +73,8 @@ func TestChangedInodes(t *testing.T) {
 	subvolume(t, "create", path("sub"))
 	subvolume(t, "create", path("kept"))
 	writeFile(t, path("kept/file"), text(100))
-	for i := range 6000 {
-		writeFile(t, path(fmt.Sprintf("many/%d/%d", i/200, i)), []byte("unchanged"))
+	for i := range 3000 {
+		writeFile(t, path(fmt.Sprintf("many/%d/%d", i/100, i)), []byte("unchanged"))
 	}
 	g := &guest{t: t, root: root, r: rand.New(rand.NewPCG(seed, 0)), dirs: []string{".", "sub", "d0"}, files: []string{"f"}}
 	must(t, os.MkdirAll(path("d0"), 0o755))
@@ -117,8 +117,8 @@ func TestChangedInodes(t *testing.T) {
 		}
 	}
 	compare("nothing", 0)
-	writeFile(t, path("many/7/1500"), []byte("changed"))
-	g.fsync("many/7/1500")
+	writeFile(t, path("many/7/750"), []byte("changed"))
+	g.fsync("many/7/750")
 	compare("in the log", 500)
 	for range 150 {
 		g.step()

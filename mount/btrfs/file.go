@@ -3,6 +3,8 @@ package btrfs
 import (
 	"fmt"
 	"io"
+	"runtime"
+	"sync"
 
 	"cairn/mount/filesys"
 )
@@ -83,18 +85,66 @@ func (c *file) ReadAt(p []byte, off int64) (int, error) {
 	}
 	done := 0
 	for done < len(p) {
-		pos := uint64(off) + uint64(done)
-		e, err := c.extent(int64(pos))
-		if err != nil {
+		n, err := c.readSome(p[done:], uint64(off)+uint64(done))
+		if done += n; err != nil {
 			return done, err
 		}
-		part := p[done:][:min(uint64(len(p)-done), e.end-pos)]
-		if err := c.readExtent(part, e, pos-e.start); err != nil {
-			return done, wrap(err, "inode %d at %d", c.in.ino, pos)
-		}
-		done += len(part)
 	}
 	return done, end
+}
+
+// readBatch is how many extents are read at a time.
+const readBatch = 16
+
+// readSome reads a batch of extents into the front of p. Compressed ones are
+// read side by side: that is where the time goes.
+func (c *file) readSome(p []byte, pos uint64) (int, error) {
+	type piece struct {
+		e    extent
+		p    []byte
+		pos  uint64
+		err  error
+		done sync.WaitGroup
+	}
+	var pieces []*piece
+	var extentErr error
+	compressed := 0
+	for n := 0; n < len(p) && len(pieces) < readBatch; {
+		at := pos + uint64(n)
+		var e extent
+		if e, extentErr = c.extent(int64(at)); extentErr != nil {
+			break
+		}
+		part := p[n:][:min(uint64(len(p)-n), e.end-at)]
+		pieces = append(pieces, &piece{e: e, p: part, pos: at})
+		n += len(part)
+		if e.kind == kindCompressed {
+			compressed++
+		}
+	}
+	limit := make(chan struct{}, max(1, runtime.GOMAXPROCS(0)))
+	for _, x := range pieces {
+		if x.e.kind != kindCompressed || compressed < 2 {
+			x.err = c.readExtent(x.p, x.e, x.pos-x.e.start)
+			continue
+		}
+		limit <- struct{}{}
+		x.done.Go(func() {
+			x.err = c.readExtent(x.p, x.e, x.pos-x.e.start)
+			<-limit
+		})
+	}
+	for _, x := range pieces {
+		x.done.Wait()
+	}
+	done := 0
+	for _, x := range pieces {
+		if x.err != nil {
+			return done, wrap(x.err, "inode %d at %d", c.in.ino, x.pos)
+		}
+		done += len(x.p)
+	}
+	return done, extentErr
 }
 
 // readExtent fills p from the byte in of an extent on.

@@ -31,7 +31,7 @@ func TestFlippedBits(t *testing.T) {
 		b, err := os.ReadFile(v.images[0])
 		must(t, err)
 		for _, contents := range []bool{false, true} {
-			fstest.FlipBits(t, b, openReader, contents, 30, seed)
+			fstest.FlipBits(t, b, openReader, contents, 20, seed)
 		}
 	}
 }

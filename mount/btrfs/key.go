@@ -73,16 +73,6 @@ func (k key) cmp(o key) int {
 
 func (k key) String() string { return fmt.Sprintf("(%d %d %d)", k.obj, k.typ, k.off) }
 
-// next is the smallest key above k.
-func (k key) next() key {
-	if k.off++; k.off == 0 {
-		if k.typ++; k.typ == 0 {
-			k.obj++
-		}
-	}
-	return k
-}
-
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // rawCRC is CRC-32C without the inversions at start and end.

@@ -10,8 +10,10 @@ type usage struct {
 	size, free, available int64
 }
 
-// maxGroups bounds how many block groups are counted.
-const maxGroups = 1 << 16
+// maxGroups bounds how many block groups are counted: each costs a search of
+// the extent tree. With more, 4 TiB of data at least, free space is estimated
+// from the superblock's count.
+const maxGroups = 1 << 12
 
 // profile is what statfs needs to know of one.
 type profile struct {
@@ -102,10 +104,14 @@ func (v *volume) blockGroups() []uint64 {
 	if v.super.ro&roBlockGroupTree != 0 {
 		id = blockGroupTreeID
 	}
+	if len(used) > maxGroups {
+		v.estimateGroups(used)
+		return used
+	}
 	t, err := v.tree(id)
 	for i, c := range v.chunks.list {
 		used[i] = c.length
-		if err != nil || i >= maxGroups {
+		if err != nil {
 			continue
 		}
 		if b, ok, err := t.get(key{c.start, typeBlockGroup, c.length}); err == nil && ok && len(b) >= 24 {
@@ -113,6 +119,18 @@ func (v *volume) blockGroups() []uint64 {
 		}
 	}
 	return used
+}
+
+// estimateGroups spreads what the superblock counts as used over all chunks.
+func (v *volume) estimateGroups(used []uint64) {
+	total := 0.0
+	for _, c := range v.chunks.list {
+		total += float64(c.length)
+	}
+	share := min(1, float64(le.Uint64(v.super.raw[0x78:]))/total)
+	for i, c := range v.chunks.list {
+		used[i] = uint64(share * float64(c.length))
+	}
 }
 
 // reserve is the size of Linux's global block reserve: room for the trees that

@@ -41,6 +41,8 @@ const (
 	maxTrees   = 1024 // that are remembered
 	maxDead    = 1 << 14
 	maxDevices = 1 << 12
+
+	maxChunkItems = 1 << 18
 )
 
 // Open opens a file system of one or more devices, in any order. If devices are
@@ -136,8 +138,12 @@ func (v *volume) loadChunks() error {
 		b = b[keySize+n:]
 	}
 	v.chunkTree = &tree{v: v, id: chunkTreeID, root: s.chunkRoot}
+	count := 0
 	c, err := v.chunkTree.seek(key{})
 	for ; err == nil && c.ok; err = c.next() {
+		if count++; count > maxChunkItems {
+			return unsupported("a chunk tree of more than %d items", maxChunkItems)
+		}
 		switch c.k.typ {
 		case typeChunk:
 			chunk, _, err := v.decodeChunk(c.k.off, c.data)

@@ -19,6 +19,9 @@ type delta struct {
 
 func newDelta(a, b *Point) *delta { return &delta{a: a, b: b, disks: map[string][]filesys.Range{}} }
 
+// nothing says whether the points have the same disks, of the same content.
+func (d *delta) nothing() bool { return slices.Equal(d.a.Disks, d.b.Disks) }
+
 // disk gives the ranges of a disk that differ. One that only one point has
 // differs as a whole.
 func (d *delta) disk(ctx context.Context, name string) ([]filesys.Range, error) {

@@ -107,7 +107,9 @@ func (d *diffing) pairs(only string) ([][2]*volume, error) {
 func (d *diffing) volume(a, b *volume) ([]Change, error) {
 	var changed []filesys.Range
 	known := false
-	if a != nil && b != nil && a.dev != nil && b.dev != nil {
+	switch {
+	case a == nil || b == nil:
+	case a.dev != nil && b.dev != nil:
 		var err error
 		if changed, err = d.delta.volume(d.ctx, a, b); err != nil {
 			return nil, fmt.Errorf("changes of %s: %w", b.path(), err)
@@ -116,6 +118,12 @@ func (d *diffing) volume(a, b *volume) ([]Change, error) {
 			return nil, nil // readable or not: nothing happened there
 		}
 		known = true
+	default:
+		// Over several devices there is no telling what a change is one of.
+		if d.delta.nothing() {
+			return nil, nil
+		}
+		changed = []filesys.Range{{Len: 1 << 62}}
 	}
 	for _, v := range []*volume{a, b} {
 		if v != nil && v.fs == nil {
@@ -137,7 +145,7 @@ func (d *diffing) volume(a, b *volume) ([]Change, error) {
 		l.b = &volume{point: d.b, name: a.name, fs: nothing{}}
 	}
 	err := errWalk
-	if differ, ok := l.b.fs.(filesys.Differ); ok && known && !d.o.Walk {
+	if differ, ok := l.b.fs.(filesys.Differ); ok && changed != nil && !d.o.Walk {
 		err = l.inodes(differ, changed)
 	}
 	if errors.Is(err, errWalk) {

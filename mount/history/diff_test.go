@@ -125,16 +125,21 @@ func TestDiffRandom(t *testing.T) {
 			w := &work{t: t, rng: rng}
 			v := newVault(t)
 			change(t, image, func(dir string) { w.run(dir, 800) })
-			last := v.open(v.backUp("vda=" + image))
-			for range 3 {
+			points := []saved{v.backUp("vda=" + image)}
+			last := v.open(points[0])
+			states := []map[string]described{describe(t, last, "vda")}
+			for i := range 3 {
 				change(t, image, func(dir string) { w.run(dir, 60) })
-				next := v.open(v.backUp("vda=" + image))
-				old, now := describe(t, last, "vda"), describe(t, next, "vda")
+				points = append(points, v.backUp("vda="+image))
+				next := v.open(points[i+1])
+				states = append(states, describe(t, next, "vda"))
+				old, now := states[i], states[i+1]
 				checkDiff(t, old, now, diff(t, last, next, false))
 				checkDiff(t, old, now, diff(t, last, next, true))
 				checkDiff(t, now, old, diff(t, next, last, false)) // and back
 				last = next
 			}
+			checkVersions(t, v, rng, points, states)
 		})
 	}
 }

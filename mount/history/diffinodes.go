@@ -49,11 +49,16 @@ func (l *ledger) inodes(fs filesys.Differ, changed []filesys.Range) error {
 func (l *ledger) inode(ino uint64, want wanted) error {
 	x, errX := l.a.fs.Attr(ino)
 	y, errY := l.b.fs.Attr(ino)
+	inUse := errX == nil || errY == nil
 	for _, side := range []struct {
 		v   *volume
 		err error
 	}{{l.a, errX}, {l.b, errY}} {
-		if side.err != nil && !errors.Is(side.err, filesys.ErrNotExist) {
+		switch {
+		case side.err == nil || errors.Is(side.err, filesys.ErrNotExist):
+		case inUse && errors.Is(side.err, filesys.ErrCorrupt):
+			want[ino] = 1 // told with its path, if it has one
+		default:
 			l.problem(side.v, fmt.Sprintf("%s, inode %d", side.v.path(), ino), side.err)
 			return nil
 		}

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,7 +40,8 @@ type vault struct {
 	points int
 	cache  *Cache
 	base   map[string]diskmap.Map // newest map of each disk
-	reads  int                    // of files' and trees' bytes, through the cache
+	openFS func(r io.ReaderAt, size int64) (filesys.FS, error)
+	reads  int // of files' and trees' bytes, through the cache
 }
 
 func newVault(t testing.TB) *vault {
@@ -120,7 +123,7 @@ func (v *vault) open(s saved) *Point {
 		tp.Disks = append(tp.Disks, tree.Disk{Name: d.Name, Size: d.Map.Size,
 			Image: diskmap.NewImage(r, d.Map, diskmap.ImageOptions{PageCache: -1, BlockCache: -1})})
 	}
-	p.Tree = tree.NewPoint(tp, tree.Options{})
+	p.Tree = tree.NewPoint(tp, tree.Options{OpenFS: v.openFS})
 	return p
 }
 
@@ -325,4 +328,43 @@ func broken(t testing.TB, image string) string {
 	name := filepath.Join(t.TempDir(), "broken")
 	must(t, os.WriteFile(name, b, 0o600))
 	return name
+}
+
+// checkVersions holds the versions of some files against whole descriptions of
+// all points.
+func checkVersions(t *testing.T, v *vault, rng *rand.Rand, points []saved, states []map[string]described) {
+	t.Helper()
+	var paths []string
+	for _, st := range states {
+		for p := range st {
+			if p != "/volumes/vda" && !slices.Contains(paths, p) {
+				paths = append(paths, p)
+			}
+		}
+	}
+	slices.Sort(paths)
+	rng.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
+	for _, p := range paths[:min(len(paths), 40)] {
+		var want, got []string
+		for i, st := range states {
+			d, ok := st[p]
+			if i > 0 {
+				was, before := states[i-1][p]
+				if ok == before && (!ok || differs(was, d) == 0) {
+					continue
+				}
+			}
+			want = append(want, fmt.Sprint(points[i].id, ok))
+		}
+		must(t, Versions(ctx, v.item(points...), p, VersionOptions{SHA256: true}, func(v Version) error {
+			got = append(got, fmt.Sprint(v.First.ID, v.Present()))
+			if i := slices.IndexFunc(points, func(s saved) bool { return s.id == v.First.ID }); v.SHA256 != "" && v.SHA256 != states[i][p].content {
+				t.Errorf("%s in %s: other content", p, v.First.ID)
+			}
+			return nil
+		}))
+		if !slices.Equal(got, want) {
+			t.Errorf("versions of %s: %q, must be %q", p, got, want)
+		}
+	}
 }

@@ -98,17 +98,17 @@ func TestVersions(t *testing.T) {
 // something new, the versions of a file cost a few blocks for each.
 func TestVersionsReadLittle(t *testing.T) {
 	t.Parallel()
-	image := mke2fs(t, 96<<20, "-t", "ext4", "-b", "4096")
+	image := mke2fs(t, 24<<20, "-t", "ext4", "-b", "4096")
 	v := newVault(t)
 	var points []saved
 	for i := range 100 {
 		change(t, image, func(dir string) {
 			if i == 0 {
 				must(t, os.MkdirAll(filepath.Join(dir, "var/lib/app"), 0o755))
-				must(t, os.WriteFile(filepath.Join(dir, "var/lib/app/data"), bytes.Repeat([]byte("x"), 10<<20), 0o644))
+				must(t, os.WriteFile(filepath.Join(dir, "var/lib/app/data"), bytes.Repeat([]byte("x"), 3<<20), 0o644))
 			}
 			if i == 50 {
-				must(t, os.WriteFile(filepath.Join(dir, "var/lib/app/data"), bytes.Repeat([]byte("y"), 10<<20), 0o644))
+				must(t, os.WriteFile(filepath.Join(dir, "var/lib/app/data"), bytes.Repeat([]byte("y"), 3<<20), 0o644))
 			}
 			must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("log-%d", i%5)), bytes.Repeat([]byte{byte(i)}, 300000), 0o644))
 		})

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/aead/serpent"
+	//lint:ignore SA1019 volumes that use it are to be read
 	"golang.org/x/crypto/twofish"
 )
 

@@ -53,7 +53,9 @@
 //     is refused, as is one that asks for work that takes many minutes.
 //   - Nothing checks the cipher text: bytes that were changed decrypt to others.
 //   - The device is safe for concurrent use, and decrypts large reads on several
-//     processors. Place names the place of the cipher text.
+//     processors. Place names the place of the cipher text. A byte depends on
+//     all 16 of its block there (and in CBC on the 16 before them): who compares
+//     places to find what has changed does so in units of a sector or more.
 //   - Secrets and keys are kept in memory as long as the device is, and are
 //     neither logged nor part of an error.
 //

@@ -12,6 +12,7 @@ import (
 	"github.com/jzelinskie/whirlpool"
 	"golang.org/x/crypto/blake2b"
 	"golang.org/x/crypto/blake2s"
+	//lint:ignore SA1019 volumes that use it are to be read
 	"golang.org/x/crypto/ripemd160"
 )
 

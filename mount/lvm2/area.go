@@ -2,12 +2,13 @@ package lvm2
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
+	"cairn/mount/raid"
 )
 
 const (
@@ -76,24 +77,36 @@ func readArea(d blockdev.Device, a area) (*text, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.name, t.id, t.seqno = g.name, g.id, g.seqno
+	t.name, t.id, t.seqno = strings.Clone(g.name), strings.Clone(g.id), g.seqno
 	return t, nil
 }
 
-// load reads and parses a text.
+// load reads and parses a text. It is read piece by piece, so that there is one
+// copy of it in memory.
 func (t *text) load() (*group, error) {
-	var buf []byte
+	var b strings.Builder
+	var size int64
 	for _, p := range t.parts {
-		n := len(buf)
-		buf = append(buf, make([]byte, p.size)...)
-		if _, err := t.pv.ReadAt(buf[n:], p.off); err != nil && !errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("read metadata text at %d: %w", p.off, err)
+		size += p.size
+	}
+	b.Grow(int(size))
+	sum := newCRC()
+	buf := make([]byte, 64<<10)
+	for _, p := range t.parts {
+		for off, end := p.off, p.off+p.size; off < end; {
+			n := min(int64(len(buf)), end-off)
+			if _, err := raid.Full(t.pv, buf[:n], off); err != nil {
+				return nil, fmt.Errorf("metadata text: %w", err)
+			}
+			sum = addCRC(sum, buf[:n])
+			b.Write(buf[:n])
+			off += n
 		}
 	}
-	if crc(buf) != t.sum {
+	if ^sum != t.sum {
 		return nil, fmt.Errorf("metadata text at %d: checksum does not match: %w", t.parts[0].off, filesys.ErrCorrupt)
 	}
-	s, err := parseConfig(string(buf))
+	s, err := parseConfig(b.String())
 	if err != nil {
 		return nil, fmt.Errorf("metadata text at %d: %w", t.parts[0].off, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
@@ -30,29 +31,28 @@ func Assemble(pvs []*PV) []*VG {
 			a.split[t.id] = true
 		}
 	}
-	var groups []*group
+	// Texts may be large: there is one in memory at a time, and what is kept of
+	// it are copies.
+	for _, id := range a.order {
+		if g, err := a.newest[id].load(); err == nil {
+			for _, p := range g.pvs {
+				a.claims[strings.Clone(p.id)]++
+			}
+		}
+	}
 	var vgs []*VG
+	names := map[string]int{}
 	for _, id := range a.order {
 		t := a.newest[id]
 		vg := &VG{Name: t.name, UUID: formatUUID(t.id)}
 		vgs = append(vgs, vg)
+		names[vg.Name]++
 		g, err := t.load()
 		if err != nil {
 			vg.Warnings = append(vg.Warnings, err.Error())
-			groups = append(groups, nil)
 			continue
 		}
-		groups = append(groups, g)
-		for _, p := range g.pvs {
-			a.claims[p.id]++
-		}
-	}
-	names := map[string]int{}
-	for i, vg := range vgs {
-		names[vg.Name]++
-		if groups[i] != nil {
-			a.fill(vg, groups[i])
-		}
+		a.fill(vg, g)
 	}
 	for _, vg := range vgs {
 		if names[vg.Name] > 1 {
@@ -72,7 +72,7 @@ type assembly struct {
 
 // fill makes the volumes of a group.
 func (a *assembly) fill(vg *VG, g *group) {
-	b := &builder{group: g, pvs: map[string]blockdev.Device{}, lost: map[string]error{}, built: map[string]*built{}}
+	b := &builder{group: g, pvs: map[string]blockdev.Device{}, lost: map[string]error{}, built: map[string]*built{}, blocks: newBlockCache(), runs: new(atomic.Int64)}
 	listed := map[string]bool{}
 	for i := range g.pvs {
 		p := &g.pvs[i]

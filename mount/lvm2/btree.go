@@ -4,13 +4,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"math"
 	"sort"
 	"sync"
 
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
+	"cairn/mount/raid"
 )
 
 // Metadata of thin pools and caches is made of blocks of 4096 bytes, each with a
@@ -30,7 +30,7 @@ const (
 	// maxTreeDepth is far above that of any tree: a node has dozens of entries
 	// even when its values are large.
 	maxTreeDepth = 16
-	cachedBlocks = 256
+	cachedBlocks = 2048 // 8 MiB
 )
 
 // blockKind is what tells blocks apart.
@@ -48,54 +48,68 @@ var (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// metadata reads checked blocks. It keeps some of those it read.
+// metadata reads checked blocks.
 type metadata struct {
-	dev    blockdev.Device
+	dev   blockdev.Device
+	cache *blockCache
+}
+
+// blockCache keeps blocks that were read and checked, for all pools and caches of
+// a group together.
+type blockCache struct {
 	mu     sync.Mutex
 	blocks map[blockKey][]byte
 	order  []blockKey // in which they came; the oldest goes first
 }
 
 type blockKey struct {
+	of   *metadata
 	n    uint64
 	salt uint32
 }
 
-func newMetadata(d blockdev.Device) *metadata {
-	return &metadata{dev: d, blocks: map[blockKey][]byte{}}
+func newBlockCache() *blockCache { return &blockCache{blocks: map[blockKey][]byte{}} }
+
+func (c *blockCache) get(key blockKey) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.blocks[key]
+}
+
+func (c *blockCache) put(key blockKey, b []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.blocks[key] != nil {
+		return
+	}
+	if len(c.order) == cachedBlocks {
+		delete(c.blocks, c.order[0])
+		c.order = c.order[1:]
+	}
+	c.order = append(c.order, key)
+	c.blocks[key] = b
 }
 
 // block gives block n, whose checksum and number match.
 func (m *metadata) block(n uint64, kind blockKind) ([]byte, error) {
-	key := blockKey{n, kind.salt}
-	m.mu.Lock()
-	b := m.blocks[key]
-	m.mu.Unlock()
-	if b == nil {
-		if n >= uint64(m.dev.Size()/metaBlock) {
-			return nil, fmt.Errorf("metadata block %d lies beyond the end: %w", n, filesys.ErrCorrupt)
-		}
-		b = make([]byte, metaBlock)
-		if _, err := io.ReadFull(io.NewSectionReader(m.dev, int64(n)*metaBlock, metaBlock), b); err != nil {
-			return nil, fmt.Errorf("read metadata block %d: %w", n, err)
-		}
-		if ^crc32.Checksum(b[4:], castagnoli)^kind.salt != binary.LittleEndian.Uint32(b) {
-			return nil, fmt.Errorf("metadata block %d: checksum does not match: %w", n, filesys.ErrCorrupt)
-		}
-		if binary.LittleEndian.Uint64(b[kind.number:]) != n {
-			return nil, fmt.Errorf("metadata block %d has another number: %w", n, filesys.ErrCorrupt)
-		}
-		m.mu.Lock()
-		if m.blocks[key] == nil {
-			if len(m.order) == cachedBlocks {
-				delete(m.blocks, m.order[0])
-				m.order = m.order[1:]
-			}
-			m.order = append(m.order, key)
-			m.blocks[key] = b
-		}
-		m.mu.Unlock()
+	key := blockKey{m, n, kind.salt}
+	if b := m.cache.get(key); b != nil {
+		return b, nil
 	}
+	if n >= uint64(m.dev.Size()/metaBlock) {
+		return nil, fmt.Errorf("metadata block %d lies beyond the end: %w", n, filesys.ErrCorrupt)
+	}
+	b := make([]byte, metaBlock)
+	if _, err := raid.Full(m.dev, b, int64(n)*metaBlock); err != nil {
+		return nil, fmt.Errorf("metadata block %d: %w", n, err)
+	}
+	if ^crc32.Checksum(b[4:], castagnoli)^kind.salt != binary.LittleEndian.Uint32(b) {
+		return nil, fmt.Errorf("metadata block %d: checksum does not match: %w", n, filesys.ErrCorrupt)
+	}
+	if binary.LittleEndian.Uint64(b[kind.number:]) != n {
+		return nil, fmt.Errorf("metadata block %d has another number: %w", n, filesys.ErrCorrupt)
+	}
+	m.cache.put(key, b)
 	return b, nil
 }
 

@@ -1,11 +1,11 @@
 package lvm2
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"slices"
+	"strings"
+	"sync/atomic"
 
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
@@ -26,6 +26,8 @@ type builder struct {
 	built   map[string]*built
 	pools   map[string]*thinPool
 	stack   []*built // that are being built, the innermost last
+	blocks  *blockCache
+	runs    *atomic.Int64 // that all overlays have, against maxRuns
 }
 
 // built is a volume as segments of others see it.
@@ -103,7 +105,7 @@ func (b *builder) volumes() []LV {
 		if connects[l.name] {
 			continue
 		}
-		lv := LV{Name: l.name, UUID: l.id, Size: l.extents * b.extentSize, Type: typeOf(l), Visible: l.visible}
+		lv := LV{Name: strings.Clone(l.name), UUID: strings.Clone(l.id), Size: l.extents * b.extentSize, Type: strings.Clone(typeOf(l)), Visible: l.visible}
 		got := &built{}
 		switch snap, merge := snapshots[l.name], merging[l.name]; {
 		case b.refused != nil:
@@ -305,59 +307,4 @@ func (b *builder) area(name string, start, extents int64) (blockdev.Device, erro
 		return nil, fmt.Errorf("extents %d to %d of volume %s are beyond its end: %w", start, start+extents, name, filesys.ErrCorrupt)
 	}
 	return blockdev.Section(v.dev, start*b.extentSize, extents*b.extentSize), nil
-}
-
-// zeros reads as zeros: a segment of type zero.
-type zeros int64
-
-func (z zeros) Size() int64 { return int64(z) }
-
-func (z zeros) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 {
-		return 0, outside(off, int64(z))
-	}
-	n := int(min(int64(len(p)), max(int64(z)-off, 0)))
-	clear(p[:n])
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-func (z zeros) Place(off int64) (blockdev.Place, int64, error) {
-	if off < 0 || off >= int64(z) {
-		return blockdev.Place{}, 0, outside(off, int64(z))
-	}
-	return blockdev.Place{Disk: blockdev.Nowhere}, int64(z) - off, nil
-}
-
-// failing cannot be read: a segment of type error, which stands where lvm took
-// away a PV that was lost.
-type failing struct{ size int64 }
-
-var errSegment = errors.New("the volume has no data here (an error segment)")
-
-func (f *failing) Size() int64 { return f.size }
-
-func (f *failing) ReadAt(p []byte, off int64) (int, error) {
-	switch {
-	case off < 0:
-		return 0, outside(off, f.size)
-	case off >= f.size && len(p) > 0:
-		return 0, io.EOF
-	case len(p) == 0:
-		return 0, nil
-	}
-	return 0, fmt.Errorf("%w: %w", errSegment, filesys.ErrCorrupt)
-}
-
-func (f *failing) Place(off int64) (blockdev.Place, int64, error) {
-	if off < 0 || off >= f.size {
-		return blockdev.Place{}, 0, outside(off, f.size)
-	}
-	return blockdev.Place{}, 0, fmt.Errorf("%w: %w", errSegment, filesys.ErrCorrupt)
-}
-
-func outside(off, size int64) error {
-	return fmt.Errorf("byte %d of a volume of %d: %w", off, size, blockdev.ErrRange)
 }

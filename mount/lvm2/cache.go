@@ -94,7 +94,7 @@ func (b *builder) cacheParts(s *segment) (mode string, meta, data blockdev.Devic
 
 func (b *builder) openCache(meta, data, origin blockdev.Device) (blockdev.Device, error) {
 	le := binary.LittleEndian
-	m := newMetadata(meta)
+	m := &metadata{meta, b.blocks}
 	sb, err := m.block(0, cacheSuper)
 	if err != nil {
 		return nil, fmt.Errorf("superblock of the cache: %w", err)
@@ -117,13 +117,13 @@ func (b *builder) openCache(meta, data, origin blockdev.Device) (blockdev.Device
 		return nil, fmt.Errorf("superblock of the cache: %d blocks of %d bytes in %d: %w", blocks, block, data.Size(), filesys.ErrCorrupt)
 	}
 	root := le.Uint64(sb[192:])
-	return &overlay{store: data, origin: origin, chunk: block, read: func(o *overlay) ([]run, error) {
-		return m.readCacheMappings(root, blocks, (origin.Size()+block-1)/block)
+	return &overlay{store: data, origin: origin, chunk: block, shared: b.runs, read: func(o *overlay) ([]run, error) {
+		return m.readCacheMappings(o, root, blocks, (origin.Size()+block-1)/block)
 	}}, nil
 }
 
 // readCacheMappings reads which blocks of the origin the cache has.
-func (m *metadata) readCacheMappings(root uint64, blocks, originBlocks int64) ([]run, error) {
+func (m *metadata) readCacheMappings(o *overlay, root uint64, blocks, originBlocks int64) ([]run, error) {
 	le := binary.LittleEndian
 	var runs []run
 	for first := int64(0); first < blocks; first += perArrayBlock {
@@ -151,7 +151,7 @@ func (m *metadata) readCacheMappings(root uint64, blocks, originBlocks int64) ([
 			if from >= originBlocks {
 				return nil, fmt.Errorf("the cache has block %d of a volume of %d: %w", from, originBlocks, filesys.ErrCorrupt)
 			}
-			if runs, err = addRun(runs, from, first+i); err != nil {
+			if runs, err = o.addRun(runs, from, first+i); err != nil {
 				return nil, fmt.Errorf("mappings of the cache: %w", err)
 			}
 		}

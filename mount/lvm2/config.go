@@ -10,7 +10,7 @@ import (
 // Limits of a text. A group of ten thousand volumes keeps below them.
 const (
 	maxEntries = 1 << 18 // assignments and sections
-	maxValues  = 1 << 19 // elements of lists
+	maxValues  = 1 << 18 // elements of lists
 	maxDepth   = 12
 )
 

@@ -25,11 +25,12 @@
 // see:
 //
 //	striped (linear with one stripe)         build.go
-//	mirror, raid0, raid1, raid4/5/6, raid10  mirror.go, raid.go
+//	mirror, also of a move in progress       mirror.go
+//	raid0, raid1, raid4, 5, 6, 10            raid.go (places: mount/raid)
 //	thin, thin-pool                          thin.go, btree.go
-//	snapshot (copy on write)                 snapshot.go
-//	cache, cache-pool                        cache.go
-//	error, zero                              build.go
+//	snapshot (copy on write)                 snapshot.go, overlay.go
+//	cache, cache-pool                        cache.go, overlay.go
+//	error, zero                              nothing.go
 //	vdo, writecache, integrity and others    refused by name
 //
 // # What holds
@@ -43,11 +44,17 @@
 //   - A mirror's legs are read only where they are known to be in step: not legs
 //     that are being rebuilt, nor those that the group's metadata or the array's
 //     own superblock calls failed.
+//   - A leg's data is computed from parity only where the array's bitmap says
+//     that the legs were in step when the disks were copied.
+//   - What a cache has is read from there, since with writeback it is newer than
+//     the volume behind it. A snapshot that is being merged is shown in its
+//     origin as if that were done, which is what the guest sees after a start.
 //   - Space that a thin volume never wrote, and a zero segment, reads as zeros
 //     and has the place Nowhere.
 //   - Everything is untrusted. Texts, counts, depths and tables have limits, a
 //     volume made of itself is refused, and what a volume is made of is searched
-//     by binary search or through trees of bounded depth.
+//     by binary search or through trees of bounded depth. Tables that must be held
+//     whole (snapshots, caches) are limited over the whole group.
 //
 // Formats: lvm2's own documentation (man lvm.conf, pvck, lvmthin, lvmraid,
 // lvmcache) and the output of `pvck --dump` and `vgcfgbackup`; the formats of

@@ -149,10 +149,8 @@ func parseLabel(s []byte, sector int) (label, error) {
 }
 
 // crc is lvm's checksum: CRC-32 with a start value of its own and no inversions.
-func crc(b ...[]byte) uint32 {
-	sum := ^uint32(0xf597a6cf)
-	for _, b := range b {
-		sum = crc32.Update(sum, crc32.IEEETable, b)
-	}
-	return ^sum
-}
+func crc(b []byte) uint32 { return ^addCRC(newCRC(), b) }
+
+// newCRC and addCRC compute it piece by piece; the result is the complement.
+func newCRC() uint32                     { return ^uint32(0xf597a6cf) }
+func addCRC(sum uint32, b []byte) uint32 { return crc32.Update(sum, crc32.IEEETable, b) }

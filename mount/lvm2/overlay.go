@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
@@ -17,10 +18,11 @@ type overlay struct {
 	store, origin blockdev.Device
 	chunk         int64 // bytes
 
-	read func(*overlay) ([]run, error)
-	once sync.Once
-	runs []run // ascending by from, disjoint
-	err  error
+	read   func(*overlay) ([]run, error)
+	shared *atomic.Int64 // counts the runs of all overlays of a group
+	once   sync.Once
+	runs   []run // ascending by from, disjoint
+	err    error
 }
 
 // run is chunks that follow each other in the origin and in the store.
@@ -29,13 +31,14 @@ type run struct {
 	n        int64
 }
 
-// maxRuns bounds the memory of an overlay to 24 MiB.
+// maxRuns bounds the memory of all overlays of a group to 24 MiB.
 const maxRuns = 1 << 20
 
 // load reads which chunks the store has, when the first byte is read.
 func (o *overlay) load() error {
 	o.once.Do(func() {
 		if o.runs, o.err = o.read(o); o.err == nil {
+			o.shared.Add(int64(len(o.runs)))
 			o.err = sortRuns(o.runs)
 		}
 	})
@@ -43,13 +46,13 @@ func (o *overlay) load() error {
 }
 
 // addRun adds a chunk to runs.
-func addRun(runs []run, from, to int64) ([]run, error) {
+func (o *overlay) addRun(runs []run, from, to int64) ([]run, error) {
 	if n := len(runs); n > 0 && runs[n-1].from+runs[n-1].n == from && runs[n-1].to+runs[n-1].n == to {
 		runs[n-1].n++
 		return runs, nil
 	}
-	if len(runs) == maxRuns {
-		return nil, fmt.Errorf("more than %d pieces: %w", maxRuns, filesys.ErrUnsupported)
+	if int64(len(runs))+o.shared.Load() >= maxRuns {
+		return nil, fmt.Errorf("the snapshots and caches of the group have more than %d pieces: %w", maxRuns, filesys.ErrUnsupported)
 	}
 	return append(runs, run{from, to, 1}), nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
@@ -41,7 +42,7 @@ func (b *builder) snapshot(s *segment) *built {
 	if v.err = errors.Join(store.err, origin.err); v.err != nil {
 		return v
 	}
-	d, err := openSnapshot(store.dev, origin.dev)
+	d, err := openSnapshot(store.dev, origin.dev, b.runs)
 	if err != nil {
 		v.err = fmt.Errorf("snapshot %s: %w", name, err)
 		return v
@@ -50,7 +51,7 @@ func (b *builder) snapshot(s *segment) *built {
 	return v
 }
 
-func openSnapshot(store, origin blockdev.Device) (blockdev.Device, error) {
+func openSnapshot(store, origin blockdev.Device, shared *atomic.Int64) (blockdev.Device, error) {
 	h := make([]byte, 16)
 	if _, err := io.ReadFull(io.NewSectionReader(store, 0, 16), h); err != nil {
 		return nil, fmt.Errorf("read header of the store: %w", err)
@@ -73,7 +74,7 @@ func openSnapshot(store, origin blockdev.Device) (blockdev.Device, error) {
 	if chunk < minSnapChunk || chunk > maxSnapChunk || chunk&(chunk-1) != 0 {
 		return nil, fmt.Errorf("store with chunks of %d bytes: %w", chunk, filesys.ErrCorrupt)
 	}
-	return &overlay{store: store, origin: origin, chunk: chunk, read: readExceptions}, nil
+	return &overlay{store: store, origin: origin, chunk: chunk, shared: shared, read: readExceptions}, nil
 }
 
 // readExceptions reads what the store has.
@@ -96,7 +97,7 @@ func readExceptions(o *overlay) ([]run, error) {
 				return nil, fmt.Errorf("exception of chunk %d at chunk %d of a store of %d: %w", from, to, chunks, filesys.ErrCorrupt)
 			}
 			var err error
-			if runs, err = addRun(runs, int64(from), int64(to)); err != nil {
+			if runs, err = o.addRun(runs, int64(from), int64(to)); err != nil {
 				return nil, fmt.Errorf("exceptions of the snapshot: %w", err)
 			}
 		}

@@ -71,7 +71,7 @@ func (b *builder) openPool(name string) (*thinPool, error) {
 	if data.err != nil {
 		return nil, data.err
 	}
-	p := &thinPool{meta: newMetadata(meta.dev), data: data.dev, parts: []*built{meta, data}}
+	p := &thinPool{meta: &metadata{meta.dev, b.blocks}, data: data.dev, parts: []*built{meta, data}}
 	sb, err := p.meta.block(0, thinSuper)
 	if err != nil {
 		return nil, fmt.Errorf("superblock: %w", err)

@@ -211,7 +211,7 @@ func FuzzOpen(f *testing.F) {
 		}
 		// In every record, fields of the header and of the attributes.
 		mft := int(le.Uint64(b[0x30:])) * int(le.Uint16(b[0x0B:])) * int(b[0x0D])
-		for off := mft; off < mft+100<<10; off += 1024 {
+		for off := mft; off < mft+100<<10; off += 3 * 1024 {
 			at := off + 0x14 + (off/1024)*4%400
 			f.Add(uint8(i), []byte{byte(at), byte(at >> 8), byte(at >> 16), 0x41})
 		}

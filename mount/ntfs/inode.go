@@ -114,7 +114,11 @@ func (in *inode) load() error {
 		if in.data, err = in.stream(attrData, ""); err != nil {
 			return err
 		}
-		if in.data == nil {
+		switch {
+		case in.data != nil:
+		case in.base.flags&recordIsView != 0:
+			in.refused = unsupported("inode %d: a file of the file system's own, which has indexes and no content", in.num)
+		default:
 			in.refused = corrupt("inode %d has no data attribute", in.num)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -82,10 +84,9 @@ func daemon(t testing.TB, image string) string {
 	must(t, err)
 	for _, p := range procs {
 		b, err := os.ReadFile(p)
-		if err == nil && strings.HasPrefix(string(b), "ntfs-3g\x00") || strings.HasPrefix(filepath.Base(strings.Split(string(b), "\x00")[0]), "ntfs-3g") {
-			if strings.Contains(string(b), image) {
-				return filepath.Base(filepath.Dir(p))
-			}
+		args := strings.Split(string(b), "\x00")
+		if err == nil && filepath.Base(args[0]) == "ntfs-3g" && slices.Contains(args, image) {
+			return filepath.Base(filepath.Dir(p))
 		}
 	}
 	t.Fatalf("no ntfs-3g has mounted %s", image)
@@ -95,10 +96,8 @@ func daemon(t testing.TB, image string) string {
 // waitFor waits until a process that is no child of this one has ended.
 func waitFor(t testing.TB, pid string) {
 	t.Helper()
-	n := 0
-	for _, c := range pid {
-		n = n*10 + int(c-'0')
-	}
+	n, err := strconv.Atoi(pid)
+	must(t, err)
 	fd, err := unix.PidfdOpen(n, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return

@@ -13,8 +13,9 @@ const stride = 512
 
 // Flags of an MFT record.
 const (
-	recordInUse = 1
-	recordIsDir = 2
+	recordInUse  = 1
+	recordIsDir  = 2
+	recordIsView = 8 // has indexes other than of names
 )
 
 // fixup checks the update sequence of a record or index block and puts the

@@ -262,6 +262,30 @@ func TestTrapCompressed(t *testing.T) {
 	}
 }
 
+// TestShortLastUnit: a compressed file whose last unit is not compressed may end
+// with its clusters, without a hole.
+func TestShortLastUnit(t *testing.T) {
+	image := mkntfs(t, 16<<20, "-c", "4096")
+	dir, unmount := mount(t, image, "")
+	must(t, os.WriteFile(dir+"/f", noise[:19*4096-5], 0o644))
+	unmount()
+	b, err := os.ReadFile(image)
+	must(t, err)
+	at := bytes.Index(b, le.AppendUint64(le.AppendUint64(nil, 19*4096), 19*4096-5)) - 40
+	if at < 0 {
+		t.Fatal("the attribute is not found")
+	}
+	b[at+12], b[at+34] = 1, 4 // compressed, in units of 16 clusters
+	fs, _, err := openBytes(b)
+	must(t, err)
+	if got := content(t, fs, "f"); !bytes.Equal(got, noise[:19*4096-5]) {
+		t.Error("the content is wrong")
+	}
+	f, err := fs.Open(walk(t, fs, "f"))
+	must(t, err)
+	extents(t, f)
+}
+
 // TestInitialized: bytes behind the initialized size were never written, whatever
 // lies in their clusters.
 func TestInitialized(t *testing.T) {

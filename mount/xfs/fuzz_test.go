@@ -24,15 +24,19 @@ type seed struct {
 	metadata []int64
 }
 
+func loadSeed(t testing.TB, name string) *seed {
+	b := fstest.SeedImage(t, name)
+	rec := fstest.NewRecorder(bytes.NewReader(b))
+	fs, err := xfs.Open(rec, int64(len(b)), filesys.Options{})
+	must(t, err)
+	fstest.TakeSnapshot(fs, false)
+	fs.Info()
+	return &seed{newSealer(b), bytes.Clone(b), rec.Offsets()}
+}
+
 func loadSeeds(t testing.TB) (list []*seed) {
 	for _, s := range seedImages {
-		b := fstest.SeedImage(t, s.name)
-		rec := fstest.NewRecorder(bytes.NewReader(b))
-		fs, err := xfs.Open(rec, int64(len(b)), filesys.Options{})
-		must(t, err)
-		fstest.TakeSnapshot(fs, false)
-		fs.Info()
-		list = append(list, &seed{newSealer(b), bytes.Clone(b), rec.Offsets()})
+		list = append(list, loadSeed(t, s.name))
 	}
 	return list
 }

@@ -161,7 +161,7 @@ func TestDiffer(t *testing.T) {
 			b, err := os.ReadFile(image)
 			must(t, err)
 			fs := openBytes(t, b)
-			states, opened, told = append(states, b), append(opened, fs), append(told, answers(fs, uint64(len(b)/512)))
+			states, opened, told = append(states, b), append(opened, fs), append(told, answers(t, fs))
 		}
 		step := func(fill func(dir string)) {
 			dir, unmount := fstest.Mount(t, image, "xfs", false, "")
@@ -242,10 +242,14 @@ func checkDiffer(t *testing.T, what string, f, g *xfs.FS, changed []filesys.Rang
 	}
 }
 
-// answers is all that is told, without content, of the inodes below end.
-func answers(fs *xfs.FS, end uint64) map[uint64]string {
+// answers is all that is told, without content, of all inodes that have names.
+func answers(t testing.TB, fs *xfs.FS) map[uint64]string {
 	list := map[uint64]string{}
-	for ino := range end {
+	var found []uint64
+	for ino := range namesBelow(t, fs) {
+		found = append(found, ino)
+	}
+	for _, ino := range append(found, fs.Root()) {
 		a, err := fs.Attr(ino)
 		if err != nil {
 			continue

@@ -17,15 +17,14 @@ import (
 	"cairn/mount/xfs"
 )
 
-// edited opens a seed after an edit to the inode at path.
-func edited(t *testing.T, name, path string, edit func(inode []byte)) *xfs.FS {
+// edited opens a seed after an edit to the inode at path, until the test ends.
+func edited(t *testing.T, s *seed, path string, edit func(inode []byte)) *xfs.FS {
 	t.Helper()
-	s := newSealer(fstest.SeedImage(t, name))
-	b := bytes.Clone(s.sound)
-	off := inodeOffset(b, walk(t, openBytes(t, b), path))
-	edit(b[off : off+int(be.Uint16(b[104:]))])
-	s.seal(b, off)
-	return openBytes(t, b)
+	off := inodeOffset(s.image, walk(t, openBytes(t, s.image), path))
+	edit(s.image[off : off+int(be.Uint16(s.image[104:]))])
+	s.seal(s.image, off)
+	t.Cleanup(func() { s.restore(s.image, off) })
+	return openBytes(t, s.image)
 }
 
 // TestQuirks: inodes that are well-formed by their checksum and by nothing else.
@@ -41,6 +40,7 @@ func TestQuirks(t *testing.T) {
 	ofDir := func(fs *xfs.FS, ino uint64) error {
 		return fs.ReadDir(ino, 0, func(filesys.DirEntry) bool { return true })
 	}
+	s := loadSeed(t, "v5-1k")
 	for _, c := range []struct {
 		name, path string
 		edit       func(b []byte)
@@ -83,12 +83,8 @@ func TestQuirks(t *testing.T) {
 		{"target too long", "files/long link", put64(56, 2000), func(fs *xfs.FS, ino uint64) error { return second(fs.Readlink(ino)) }, filesys.ErrCorrupt, "2000 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var ino uint64
-			fs := edited(t, "v5-1k", c.path, c.edit)
-			if ino = walk(t, fs, c.path); ino == 0 {
-				t.Fatal("no inode")
-			}
-			err := c.ask(fs, ino)
+			fs := edited(t, s, c.path, c.edit)
+			err := c.ask(fs, walk(t, fs, c.path))
 			if !errors.Is(err, c.err) || c.err == nil && err != nil || !strings.Contains(fmt.Sprint(err), c.match) {
 				t.Errorf("error %v, want %v with %q", err, c.err, c.match)
 			}
@@ -117,8 +113,8 @@ func TestDamagedDirectory(t *testing.T) {
 	all, err := list(sound)
 	must(t, err)
 	blocks, leaves := 0, 0
+	b := bytes.Clone(sound)
 	for off := 0; off < len(sound); off += 4096 {
-		b := bytes.Clone(sound)
 		switch {
 		case string(b[off:off+4]) == "XDD3" && crc(b[off:off+4096], 4) == le.Uint32(b[off+4:]):
 			blocks++
@@ -141,7 +137,7 @@ func TestDamagedDirectory(t *testing.T) {
 				t.Errorf("block at %d: %d names are not found, %d not listed", off, missing, len(all)-len(names))
 			}
 			// A name with a slash, under a right checksum.
-			copy(b, sound)
+			s.restore(b, off)
 			i := bytes.Index(b[off:off+4096], []byte("entry"))
 			b[off+i+5] = '/'
 			s.seal(b, off)
@@ -161,6 +157,7 @@ func TestDamagedDirectory(t *testing.T) {
 				t.Errorf("leaf at %d: absent name: %v", off, err)
 			}
 		}
+		s.restore(b, off)
 	}
 	if blocks < 5 || leaves < 3 {
 		t.Errorf("%d blocks and %d leaves were damaged", blocks, leaves)
@@ -216,7 +213,7 @@ func TestHidden(t *testing.T) {
 // TestOldInodes: version 4 may have inodes of version 1, whose link count is
 // elsewhere.
 func TestOldInodes(t *testing.T) {
-	fs := edited(t, "v4", "files/small", func(b []byte) {
+	fs := edited(t, loadSeed(t, "v4"), "files/small", func(b []byte) {
 		put8(4, 1)(b)
 		put16(6, 3)(b)
 		put32(16, 77)(b)

@@ -12,6 +12,9 @@ import (
 // cycles put back, are kept.
 const cacheSize = 4 << 20
 
+// cacheRecords is how many of them at most: they are looked for one by one.
+const cacheRecords = 128
+
 // cache keeps the records that were last used.
 type cache struct {
 	mu   sync.Mutex
@@ -42,7 +45,7 @@ func (c *cache) put(r *cached) {
 	defer c.mu.Unlock()
 	c.list = append(c.list, r)
 	c.size += len(r.body)
-	for c.size > cacheSize && len(c.list) > 1 {
+	for (c.size > cacheSize || len(c.list) > cacheRecords) && len(c.list) > 1 {
 		c.size -= len(c.list[0].body)
 		c.list = slices.Delete(c.list, 0, 1)
 	}

@@ -23,8 +23,8 @@
 //     stands in the log.
 //   - What is logged is not kept in memory, only where it is: 32 bytes for each
 //     piece of a buffer or inode, of which later ones that say the same replace
-//     earlier ones, at most 24 MiB. A log that needs more is
-//     filesys.ErrUnsupported; one of less than 128 MiB cannot. Blocks that are
+//     earlier ones, at most 20 MiB. A log that needs more is
+//     filesys.ErrUnsupported; one of up to 64 MiB cannot. Blocks that are
 //     changed beyond what is logged are kept, at most 8 MiB, and so are records
 //     that were last used, 4 MiB.
 //   - Everything in the log is untrusted. The scan passes each record at most

@@ -83,7 +83,7 @@ func TestClean(t *testing.T) {
 // TestEverywhere: every place of the head and the tail.
 func TestEverywhere(t *testing.T) {
 	forms(t, []bool{false, true}, func(t *testing.T, w *writer) {
-		for range 400 {
+		for range 150 {
 			n := 1 + w.rng.IntN(8)
 			w.tail = w.startOf()
 			steps(w, 1, n)

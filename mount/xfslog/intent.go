@@ -50,8 +50,8 @@ func (l *loader) intentItem(t *transaction, it *item, kind uint16) error {
 	if len(it.first) < 16 {
 		return corrupt("intent item %#x of %d bytes", kind, it.firstLen)
 	}
-	if len(t.acts) >= maxOpen {
-		return unsupported("more than %d intents in a transaction", maxOpen)
+	if l.acts++; l.acts > maxOpen {
+		return unsupported("more than %d intents in transactions at a time", maxOpen)
 	}
 	in := intent{kind: kind &^ 1, done: kind&1 != 0, id: t.order.Uint64(it.first[8:])}
 	if in.kind == typeBUI && !in.done {

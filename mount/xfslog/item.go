@@ -198,6 +198,11 @@ func (l *loader) createItem(t *transaction, it *item) error {
 		uint64(block)+uint64(length) > uint64(g.AGBlocks) || ag >= 1<<31 {
 		return corrupt("inode create item: %d inodes of %d bytes in %d blocks from %d:%d", count, size, length, ag, block)
 	}
+	// An item of 28 bytes makes 64 ops. Who makes inodes logs them, which takes
+	// 16 KiB for a chunk.
+	if l.created++; int64(l.created) > 4096+int64(min(g.AGCount, 1<<16))+g.LogSize/8192 {
+		return unsupported("more than %d chunks of new inodes in the log", l.created-1)
+	}
 	cluster := min(g.clusterBlocks(), length)
 	units := uint64(cluster) * uint64(g.BlockSize) / sector
 	perCluster := units * sector / uint64(size)

@@ -1,6 +1,7 @@
 package xfslog_test
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"cairn/mount/filesys"
 	"cairn/mount/filesys/fstest"
 	"cairn/mount/xfs"
+	"cairn/mount/xfslog"
 	"cairn/mount/xfslog/dirtytest"
 )
 
@@ -27,6 +29,9 @@ func TestKernelLogs(t *testing.T) {
 			image := dirtytest.Make(t, c, seeded(t))
 			compareDirty(t, c, image)
 			checkRepair(t, image)
+			if n := rounds(t, image); n < 2 && strings.Contains(c.Name, "wraps") {
+				t.Errorf("the log is in round %d", n)
+			}
 		})
 	}
 }
@@ -61,4 +66,29 @@ func compareDirty(t *testing.T, c dirtytest.Config, image string) {
 	kernel, unmount := fstest.Mount(t, fstest.Copy(t, image), "xfs", true, "nouuid")
 	defer unmount()
 	fstest.Compare(t, fs, kernel, fstest.Ignore{})
+}
+
+// rounds is the number of the round in which the start of the log was written.
+func rounds(t *testing.T, image string) uint32 {
+	t.Helper()
+	f, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p := make([]byte, 512)
+	if _, err := f.ReadAt(p, 0); err != nil {
+		t.Fatal(err)
+	}
+	g, err := xfslog.ParseGeometry(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.ReadAt(p, g.LogOffset); err != nil {
+		t.Fatal(err)
+	}
+	if n := binary.BigEndian.Uint32(p); n != 0xFEEDBABE {
+		return n
+	}
+	return binary.BigEndian.Uint32(p[4:])
 }

@@ -16,6 +16,9 @@ type loader struct {
 	pending map[uint32]*transaction
 	// pendingOps is how many ops those have.
 	pendingOps int
+	acts       int  // intents and done items that those have
+	pieces     int  // of the items that are not complete yet
+	created    int  // chunks of new inodes so far
 	ops        []op // of committed transactions
 	seq        uint32
 	open       map[intentKey]intent // begun and not finished
@@ -68,7 +71,8 @@ func Load(volume io.ReaderAt, g Geometry) (*Log, error) {
 
 // reset forgets what has been read.
 func (l *loader) reset() {
-	l.records, l.ops, l.seq, l.pendingOps = l.records[:0], l.ops[:0], 0, 0
+	l.records, l.ops, l.seq = l.records[:0], l.ops[:0], 0
+	l.pendingOps, l.acts, l.pieces, l.created = 0, 0, 0, 0
 	l.pending, l.open = map[uint32]*transaction{}, map[intentKey]intent{}
 	l.report.Transactions = 0
 }

@@ -74,10 +74,11 @@ func (o *op) address() int64 {
 	return at
 }
 
-// maxOps is how many ops are kept, 24 MiB of them. Of a log of 128 MiB there
-// cannot be more. Most of what is logged is logged again soon, so that larger
-// ones rarely have more either.
-const maxOps = 768 << 10
+// maxOps is how many ops are kept, 20 MiB of them, of which pruning must free an
+// eighth. A log of 64 MiB cannot need more (an op stands for 128 bytes at least,
+// or 116 of an inode, with its operation's header). Most of what is logged is
+// logged again soon, so that larger ones seldom need more either.
+const maxOps = 640 << 10
 
 // byBuffer sorts ops by buffer, cancels first, then what is of the buffer, then
 // what is of each inode in it; each of these by age.

@@ -310,3 +310,38 @@ func TestRoot(t *testing.T) {
 		t.Errorf("%x", fork)
 	}
 }
+
+// TestNewerInode: an inode on disk that is newer than the transaction is left
+// alone, forks and all; one of the same transaction is not.
+func TestNewerInode(t *testing.T) {
+	w := newWriter(true, 2, binary.LittleEndian, seeded(t))
+	start := w.startOf()
+	inode := func(fill byte, n lsn) []byte {
+		p := make([]byte, 512)
+		be.PutUint16(p, dinodeMagic)
+		p[4], p[5] = 3, 1
+		be.PutUint32(p[8:], uint32(fill))
+		be.PutUint64(p[dinodeLSN:], uint64(n))
+		copy(p[dinodeV3:], bytes.Repeat([]byte{fill}, 100))
+		seal(p, dinodeCRC)
+		return p
+	}
+	list := []lsn{0, start - 1, start, start + 1}
+	w.begin(1)
+	for i, n := range list {
+		copy(w.volume[40*sector+i*512:], inode(1, n))
+		in := inode(2, 0)
+		w.inode(1, 40, i, fieldCore|fieldData, 0, false, w.swapped(in), in[dinodeV3:][:100])
+	}
+	w.commit(1)
+	got := after(t, w, load(t, w))
+	for i, n := range list {
+		want := inode(2, start)
+		if n > start {
+			want = inode(1, n)
+		}
+		if p := got[40*sector+i*512:][:512]; !bytes.Equal(p, want) {
+			t.Errorf("inode %d:\n%x\nwant\n%x", i, p, want)
+		}
+	}
+}

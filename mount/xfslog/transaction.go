@@ -2,6 +2,7 @@ package xfslog
 
 import (
 	"encoding/binary"
+	"slices"
 )
 
 // Operations: the body of a record is a row of them, each with a header.
@@ -32,6 +33,9 @@ const (
 	// maxPending bounds transactions that have not been committed. Kernels have
 	// had a handful at a time since 2.6.39, and a few hundred before.
 	maxPending = 16 << 10
+	// maxPieces bounds the regions of their items, and the pieces that these are
+	// in, together.
+	maxPieces = 128 << 10
 )
 
 // transaction is one that has begun.
@@ -124,15 +128,17 @@ func (l *loader) operation(h *header, order binary.ByteOrder, tid uint32, flags 
 		if err = l.finish(t); err == nil {
 			err = l.commit(t)
 		}
+		l.drop(t)
 		delete(l.pending, tid)
 	case opUnmount:
+		l.drop(t)
 		delete(l.pending, tid)
 	case opStart:
 		// The kernel drops what the number stood for before.
 		if len(data) > 0 {
 			err = corrupt("start of a transaction with %d bytes", len(data))
 		}
-		l.pendingOps -= len(t.ops)
+		l.drop(t)
 		l.pending[tid] = &transaction{start: h.at, order: order}
 	default:
 		err = corrupt("operation with flags %#x", flags)
@@ -164,16 +170,16 @@ func (l *loader) region(t *transaction, data []byte, where uint32) error {
 		if n == 0 || n > maxRegions {
 			return corrupt("item %#x of %d regions", t.order.Uint16(data), n)
 		}
-		*it = item{first: it.first[:0], regions: it.regions[:0], pieces: it.pieces[:0], total: n}
+		it.total = n
 	}
 	it.count++
 	if it.count > 1 {
 		r := region{from: len(it.pieces), to: len(it.pieces)}
 		copy(r.peek[:], data)
 		it.regions = append(it.regions, r)
+		l.pieces++
 	}
-	it.extend(data, where)
-	return nil
+	return l.extend(it, data, where)
 }
 
 // continuation is the rest of the region before it, or a part of the rest.
@@ -195,22 +201,43 @@ func (l *loader) continuation(t *transaction, data []byte, where uint32) error {
 		}
 		return corrupt("continuation of nothing")
 	}
-	t.item.extend(data, where)
-	return nil
+	return l.extend(&t.item, data, where)
 }
 
-func (it *item) extend(data []byte, where uint32) {
+// extend adds data to an item's newest region.
+func (l *loader) extend(it *item, data []byte, where uint32) error {
 	if it.count == 1 {
 		it.first = append(it.first, data[:min(len(data), maxFirst-len(it.first))]...)
 		it.firstLen += len(data)
-		return
+		return nil
 	}
 	if len(data) == 0 {
-		return
+		return nil
+	}
+	if l.pieces++; l.pieces > maxPieces {
+		return unsupported("more than %d pieces of items at a time", maxPieces)
 	}
 	it.pieces = append(it.pieces, piece{where, uint32(len(data))})
 	r := &it.regions[len(it.regions)-1]
 	r.to, r.len = len(it.pieces), r.len+len(data)
+	return nil
+}
+
+// clear forgets an item, and keeps little room for the next.
+func (l *loader) clear(it *item) {
+	l.pieces -= len(it.regions) + len(it.pieces)
+	if cap(it.regions)+cap(it.pieces) > 32 {
+		it.regions, it.pieces = nil, nil
+	}
+	*it = item{first: it.first[:0], regions: it.regions[:0], pieces: it.pieces[:0]}
+}
+
+// drop takes back what a transaction counts for.
+func (l *loader) drop(t *transaction) {
+	l.pendingOps -= len(t.ops)
+	l.acts -= len(t.acts)
+	t.ops, t.acts = nil, nil
+	l.clear(&t.item)
 }
 
 // finish takes the item that is complete, if there is one.
@@ -224,7 +251,7 @@ func (l *loader) finish(t *transaction) error {
 	}
 	before := len(t.ops)
 	err := l.item(t, it)
-	it.total, it.count = 0, 0
+	l.clear(it)
 	l.pendingOps += len(t.ops) - before
 	if err == nil && l.pendingOps+len(l.ops) > maxOps {
 		err = l.makeRoom()
@@ -235,8 +262,8 @@ func (l *loader) finish(t *transaction) error {
 // makeRoom prunes what is committed.
 func (l *loader) makeRoom() error {
 	l.ops = l.prune(l.ops)
-	if l.pendingOps+len(l.ops) > maxOps/4*3 {
-		return unsupported("the log changes more than %d pieces of metadata at once", maxOps/4*3)
+	if most := maxOps / 8 * 7; l.pendingOps+len(l.ops) > most {
+		return unsupported("more than %d changed pieces of metadata in the log", most)
 	}
 	return nil
 }
@@ -244,9 +271,15 @@ func (l *loader) makeRoom() error {
 // commit makes a transaction's ops count.
 func (l *loader) commit(t *transaction) error {
 	l.seq++
-	l.pendingOps -= len(t.ops)
 	for i := range t.ops {
 		t.ops[i].seq = l.seq
+	}
+	switch n := len(l.ops) + len(t.ops); {
+	case len(l.ops) == 0:
+		l.ops, t.ops, l.pendingOps = t.ops, nil, l.pendingOps-n // often the only large one
+	case n > cap(l.ops) && n > maxOps/4:
+		// Once more, and not by doubling.
+		l.ops = slices.Grow(l.ops, maxOps+64-len(l.ops))
 	}
 	l.ops = append(l.ops, t.ops...)
 	l.report.Transactions++

@@ -32,14 +32,8 @@ var blockCache = sync.OnceValue(func() *diskmap.Cache {
 })
 
 // treePoint opens a point for reading and holds a lease on it until it is
-// closed. what says what for.
-func treePoint(ctx context.Context, c *client.Client, p *cairnv1.RecoveryPoint, what string) (tree.Point, error) {
-	return waitingPoint(ctx, c, p, what, patience)
-}
-
-// waitingPoint is treePoint whose reads wait as long as they are told to for a
-// server that is gone.
-func waitingPoint(ctx context.Context, c *client.Client, p *cairnv1.RecoveryPoint, what string, wait time.Duration) (tree.Point, error) {
+// closed. what says what for; reads wait that long for a server that is gone.
+func treePoint(ctx context.Context, c *client.Client, p *cairnv1.RecoveryPoint, what string, wait time.Duration) (tree.Point, error) {
 	j, err := toJSON(p)
 	if err != nil {
 		return tree.Point{}, err
@@ -94,7 +88,7 @@ func (a *app) openTree(ctx context.Context, c *client.Client, s, what string) (*
 		if err != nil {
 			return nil, err
 		}
-		tp, err := waitingPoint(ctx, c, p, what, a.wait)
+		tp, err := treePoint(ctx, c, p, what, a.wait)
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +118,7 @@ func (a *app) openTree(ctx context.Context, c *client.Client, s, what string) (*
 				if err != nil {
 					return err
 				}
-				p, err = waitingPoint(ctx, c, r.GetRecoveryPoint(), what, a.wait)
+				p, err = treePoint(ctx, c, r.GetRecoveryPoint(), what, a.wait)
 				return err
 			})
 			return p, err

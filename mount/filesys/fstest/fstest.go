@@ -31,6 +31,7 @@ var packages = map[string]string{
 	"mkfs.fat": "dosfstools", "fsck.fat": "dosfstools", "mcopy": "mtools", "mdel": "mtools", "mdir": "mtools",
 	"mkfs.exfat": "exfatprogs", "fsck.exfat": "exfatprogs", "mount.exfat-fuse": "exfat-fuse",
 	"qemu-img": "qemu-utils", "cryptsetup": "cryptsetup-bin",
+	"btrfs": "btrfs-progs", "btrfstune": "btrfs-progs", "btrfs-convert": "btrfs-progs", "chattr": "e2fsprogs",
 	"setfacl": "acl", "setfattr": "attr",
 }
 

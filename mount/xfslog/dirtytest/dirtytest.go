@@ -33,15 +33,15 @@ type Config struct {
 
 // Configs are the kinds of log that kernels write.
 var Configs = []Config{
-	{Name: "defaults", SizeMiB: 96, Steps: 700},
-	{Name: "1k blocks, small log that wraps", SizeMiB: 64, Mkfs: "-b size=1024 -l size=3m -m rmapbt=0,reflink=0", Steps: 2500},
-	{Name: "everything on", SizeMiB: 96, Mkfs: "-m reflink=1,rmapbt=1,bigtime=1,inobtcount=1,finobt=1 -i nrext64=1,sparse=1", Mount: "logbsize=256k", Steps: 700},
-	{Name: "everything off", SizeMiB: 96, Mkfs: "-m reflink=0,rmapbt=0,bigtime=0,inobtcount=0,finobt=0 -i nrext64=0,sparse=0", Mount: "logbsize=64k", Steps: 700},
-	{Name: "sectors and log sectors of 4k", SizeMiB: 96, Mkfs: "-s size=4096", Steps: 500},
-	{Name: "log stripe unit", SizeMiB: 96, Mkfs: "-l su=32k", Mount: "logbsize=128k", Steps: 500},
-	{Name: "log stripe unit of 256k", SizeMiB: 96, Mkfs: "-l su=256k,size=20m", Steps: 500},
-	{Name: "many groups, 1k", SizeMiB: 96, Mkfs: "-b size=1024 -d agcount=5 -i size=512", Mount: "logbsize=32k", Steps: 500},
-	{Name: "inodes of 2k, directory blocks of 16k", SizeMiB: 96, Mkfs: "-i size=2048 -n size=16384", Steps: 500},
+	{Name: "defaults", SizeMiB: 96, Steps: 400},
+	{Name: "1k blocks, small log that wraps", SizeMiB: 64, Mkfs: "-b size=1024 -l size=3m -m rmapbt=0,reflink=0", Steps: 1600},
+	{Name: "everything on", SizeMiB: 96, Mkfs: "-m reflink=1,rmapbt=1,bigtime=1,inobtcount=1,finobt=1 -i nrext64=1,sparse=1", Mount: "logbsize=256k", Steps: 400},
+	{Name: "everything off", SizeMiB: 96, Mkfs: "-m reflink=0,rmapbt=0,bigtime=0,inobtcount=0,finobt=0 -i nrext64=0,sparse=0", Mount: "logbsize=64k", Steps: 400},
+	{Name: "sectors and log sectors of 4k", SizeMiB: 96, Mkfs: "-s size=4096", Steps: 300},
+	{Name: "log stripe unit", SizeMiB: 96, Mkfs: "-l su=32k", Mount: "logbsize=128k", Steps: 300},
+	{Name: "log stripe unit of 256k", SizeMiB: 96, Mkfs: "-l su=256k,size=20m", Steps: 300},
+	{Name: "many groups, 1k", SizeMiB: 96, Mkfs: "-b size=1024 -d agcount=5 -i size=512", Mount: "logbsize=32k", Steps: 300},
+	{Name: "inodes of 2k, directory blocks of 16k", SizeMiB: 96, Mkfs: "-i size=2048 -n size=16384", Steps: 300},
 	{Name: "another UUID", SizeMiB: 64, Steps: 400},
 	{Name: "16k blocks", SizeMiB: 160, Mkfs: "-b size=16384", Steps: 400},
 }
