@@ -92,10 +92,11 @@ type Attr struct {
 	Rdev   uint64 // device number in Linux's 64-bit user-space encoding (unix.Mkdev)
 	Size   int64  // bytes; for a symlink the length of its target
 	Blocks int64  // space taken, in units of 512 bytes, as in st_blocks
-	Atime  time.Time
-	Mtime  time.Time
-	Ctime  time.Time
-	Btime  time.Time // creation time; zero when the format does not record one
+	// Times are zero where the volume records none.
+	Atime time.Time
+	Mtime time.Time
+	Ctime time.Time
+	Btime time.Time // creation time; zero when the format does not record one
 }
 
 // DirEntry is one name in a directory.

@@ -40,7 +40,7 @@ const maxDifferences = 50
 // want could not be read or that there were too many differences to go on; what
 // cannot be read in got is a difference.
 func Diff(want, got string, opts DiffOptions) (DiffResult, error) {
-	d := differ{opts: opts, wantInos: map[uint64]uint64{}, gotInos: map[uint64]uint64{}, wb: make([]byte, 1<<20), gb: make([]byte, 1<<20)}
+	d := differ{opts: opts, wantInos: map[inode]inode{}, gotInos: map[inode]inode{}, wb: make([]byte, 1<<20), gb: make([]byte, 1<<20)}
 	err := d.entry(want, got, ".")
 	return d.res, err
 }
@@ -48,9 +48,18 @@ func Diff(want, got string, opts DiffOptions) (DiffResult, error) {
 type differ struct {
 	opts              DiffOptions
 	res               DiffResult
-	wantInos, gotInos map[uint64]uint64 // hard links: want → got and back
+	wantInos, gotInos map[inode]inode // hard links: want → got and back
 	wb, gb            []byte
 }
+
+// inode tells files apart: btrfs gives the same number in each subvolume, with
+// another device.
+type inode struct {
+	major, minor uint32
+	number       uint64
+}
+
+func inodeOf(s *unix.Statx_t) inode { return inode{s.Dev_major, s.Dev_minor, s.Ino} }
 
 var errTooMany = fmt.Errorf("more than %d differences", maxDifferences)
 
@@ -95,16 +104,17 @@ func (d *differ) entry(want, got, rel string) error {
 			return d.differ(rel, "target is %q, %v; want %q", gt, err, wt)
 		}
 	case unix.S_IFREG:
-		if _, met := d.wantInos[w.Ino]; met && w.Nlink > 1 {
-			if d.wantInos[w.Ino] != g.Ino || d.gotInos[g.Ino] != w.Ino {
+		wi, gi := inodeOf(&w), inodeOf(&g)
+		if _, met := d.wantInos[wi]; met && w.Nlink > 1 {
+			if d.wantInos[wi] != gi || d.gotInos[gi] != wi {
 				return d.differ(rel, "is not the hard link it should be")
 			}
 			return nil
 		}
-		if other, met := d.gotInos[g.Ino]; met {
+		if other, met := d.gotInos[gi]; met {
 			return d.differ(rel, "shares its inode number with another file (inode %d in want)", other)
 		}
-		d.wantInos[w.Ino], d.gotInos[g.Ino] = g.Ino, w.Ino
+		d.wantInos[wi], d.gotInos[gi] = gi, wi
 		return d.content(want, got, rel, int64(w.Size))
 	}
 	return nil

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"path"
+	"slices"
 	"strings"
 
 	"cairn/mount/filesys"
 	"cairn/mount/lvm2"
+	"cairn/mount/volume"
 )
 
 // A path that a person knows, /home/ann/notes, is one of the running guest,
@@ -114,7 +116,7 @@ func fstab(text string, vols []*Volume) (table []mounted) {
 			if len(f) > 3 {
 				for _, opt := range strings.Split(f[3], ",") {
 					if sub, ok := strings.CutPrefix(opt, "subvol="); ok {
-						m.dir = path.Join(m.dir, unescape(sub))
+						m.dir = path.Join("/volumes", topLevel(v, vols), unescape(sub))
 					}
 				}
 			}
@@ -122,6 +124,16 @@ func fstab(text string, vols []*Volume) (table []mounted) {
 		table = append(table, m)
 	}
 	return table
+}
+
+// topLevel names the volume from which the subvolumes of v are named.
+func topLevel(v *Volume, vols []*Volume) string {
+	for _, t := range vols {
+		if t.Made == volume.Subvolume && slices.Contains(t.Of, v.Name) {
+			return t.Name
+		}
+	}
+	return v.Name
 }
 
 // unescape undoes the octal escapes of fstab(5).
@@ -161,7 +173,9 @@ func named(spec string, vols []*Volume) (found *Volume) {
 		} else if vg, lv, ok := strings.Cut(name, "/"); ok {
 			name = lvm2.MapperName(vg, lv)
 		}
-		match = func(v *Volume) bool { return v.Name == name || letters(v.Name) != "" && letters(v.Name) == letters(name) }
+		match = func(v *Volume) bool {
+			return v.Name == name || letters(v.Name) != "" && letters(v.Name) == letters(name)
+		}
 	}
 	for _, v := range vols {
 		if !v.HoldsFiles() || !match(v) {

@@ -28,6 +28,11 @@ func (n *guest) kind() uint32   { return n.mode }
 func (n *guest) Attr(context.Context) (filesys.Attr, error) {
 	a, err := n.fs.Attr(n.ino)
 	a.Ino = n.number()
+	for _, t := range []*time.Time{&a.Atime, &a.Mtime, &a.Ctime} {
+		if t.IsZero() { // not recorded: what every program shows for that
+			*t = time.Unix(0, 0)
+		}
+	}
 	return a, err
 }
 

@@ -30,7 +30,7 @@ type part struct {
 }
 
 func ext(b []byte)   { copy(b[1024+56:], "\x53\xef") }
-func xfs(b []byte)   { copy(b, "XFSB") }
+func f2fs(b []byte)  { copy(b[1024:], "\x10\x20\xf5\xf2") }
 func swap(b []byte)  { copy(b[4086:], "SWAPSPACE2") }
 func nothing([]byte) {}
 
@@ -61,7 +61,7 @@ func testPoint() Point {
 		Name: "subscriptions/default/vaults/v/protectedItems/web1/recoveryPoints/p1", ID: "p1", Time: pointTime,
 		JSON: []byte(`{"name":"p1","consistency":"CRASH_CONSISTENT"}`),
 		Disks: []Disk{
-			{Name: "vda", Image: disk(part{0x83, ext}, part{0x83, xfs}, part{0x82, swap}, part{0x83, nothing})},
+			{Name: "vda", Image: disk(part{0x83, ext}, part{0x83, f2fs}, part{0x82, swap}, part{0x83, nothing})},
 			{Name: "vdb", Size: partSize, Image: vdb},
 		},
 	}
@@ -94,7 +94,7 @@ func onlyExt(r io.ReaderAt, size int64) (filesys.FS, error) {
 		return nil, err
 	}
 	if b[0] != 0x53 {
-		return nil, fmt.Errorf("xfs is recognised but not readable yet: %w", filesys.ErrUnsupported)
+		return nil, fmt.Errorf("f2fs is recognised but cannot be read: %w", filesys.ErrUnsupported)
 	}
 	return testFS(), nil
 }
@@ -181,7 +181,7 @@ func TestPointLayout(t *testing.T) {
 func TestNotes(t *testing.T) {
 	tr := NewPoint(testPoint(), Options{OpenFS: onlyExt})
 	for p, want := range map[string]string{
-		"volumes/vda2.UNREADABLE.txt": "vda2 cannot be read: xfs is recognised but not readable yet",
+		"volumes/vda2.UNREADABLE.txt": "vda2 cannot be read: f2fs is recognised but cannot be read",
 		"volumes/vda3.SWAP.txt":       "vda3 holds swap space.\n",
 		"volumes/vda4.EMPTY.txt":      "Its bytes are in disks/vda.raw from byte 4194304, 1048576 bytes long.\n",
 	} {

@@ -4,8 +4,13 @@ import (
 	"io"
 
 	"cairn/mount/blockdev"
+	"cairn/mount/btrfs"
+	"cairn/mount/exfat"
 	"cairn/mount/ext4"
+	"cairn/mount/fat"
 	"cairn/mount/filesys"
+	"cairn/mount/ntfs"
+	"cairn/mount/xfs"
 )
 
 // reader opens a file system on the devices that it lies on, all but btrfs on
@@ -27,9 +32,32 @@ func one[FS filesys.FS](open func(r io.ReaderAt, size int64, o filesys.Options) 
 // readers are the file systems that Cairn can read. A new one adds its lines
 // here and nothing elsewhere.
 var readers = map[Kind]reader{
-	Ext2: one(ext4.Open),
-	Ext3: one(ext4.Open),
-	Ext4: one(ext4.Open),
+	Ext2:  one(ext4.Open),
+	Ext3:  one(ext4.Open),
+	Ext4:  one(ext4.Open),
+	XFS:   one(xfs.Open),
+	NTFS:  one(ntfs.Open),
+	ExFAT: one(exfat.Open),
+	FAT12: one(fat.Open),
+	FAT16: one(fat.Open),
+	FAT32: one(fat.Open),
+	Btrfs: openBtrfs,
+}
+
+func openBtrfs(devs []blockdev.Device, o filesys.Options) (filesys.FS, error) {
+	fs, err := btrfsOn(devs, o)
+	if err != nil {
+		return nil, err
+	}
+	return fs, nil
+}
+
+func btrfsOn(devs []blockdev.Device, o filesys.Options) (*btrfs.FS, error) {
+	list := make([]btrfs.Device, len(devs))
+	for i, d := range devs {
+		list[i] = d
+	}
+	return btrfs.Open(list, o)
 }
 
 // CanRead says whether OpenFS has a reader for the kind.

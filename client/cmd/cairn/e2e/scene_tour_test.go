@@ -23,16 +23,17 @@ import (
 // follow; the part ends at the next such comment, or at the next chapter.
 const tourMark = "<!-- tour: libvirt -->"
 
-// tourBlocks reads the commands of the tour: for every fenced block its lines.
-func tourBlocks(t *testing.T) (blocks [][]string) {
+// tourBlocks reads the commands of a part of README.md that begins with mark:
+// for every fenced block its lines.
+func tourBlocks(t *testing.T, mark string) (blocks [][]string) {
 	t.Helper()
 	readme, err := os.ReadFile("../../../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, tour, found := strings.Cut(string(readme), tourMark+"\n")
+	_, tour, found := strings.Cut(string(readme), mark+"\n")
 	if !found {
-		t.Fatalf("README.md has no %s", tourMark)
+		t.Fatalf("README.md has no %s", mark)
 	}
 	if end := regexp.MustCompile(`(?m)^(## |<!-- tour)`).FindStringIndex(tour); end != nil {
 		tour = tour[:end[0]]
@@ -98,7 +99,7 @@ func (w *tourist) interrupt(p *process) {
 // The tour that README.md offers to whoever has a host with libvirt, to its end:
 // every command as it is printed there, on a machine called web1.
 func TestTour(t *testing.T) {
-	blocks := tourBlocks(t)
+	blocks := tourBlocks(t, tourMark)
 	w := &tourist{live: &live{world: newWorld(t)}}
 	w.address = "unix:/var/lib/cairn/cairnd.sock" // what cairn knows by itself
 	w.dir = w.path("home")

@@ -45,10 +45,10 @@ func (g *volumeGroup) lvm(command string, args ...string) string {
 	return g.tool("sh", append([]string{"-c", `exec "$0" "$@" 2>/dev/null`, command, "--driverloaded", "n", "--config", g.config}, args...)...)
 }
 
-// create makes a logical volume, on the devices given or on any.
-func (g *volumeGroup) create(lv string, args ...string) {
+// create makes a logical volume of so many bytes.
+func (g *volumeGroup) create(lv string, size int64) {
 	g.Helper()
-	g.lvm("lvcreate", append([]string{"-an", "-Zn", "-Wn", "--name", lv}, args...)...)
+	g.lvm("lvcreate", "-an", "-Zn", "-Wn", "--name", lv, "--size", fmt.Sprintf("%db", size), g.name)
 }
 
 // extent is where a piece of a logical volume lies.
