@@ -54,6 +54,7 @@ var (
 const (
 	magicSuper   = 0x58465342
 	magicTree    = 0x424D4133
+	magicTreeV4  = 0x424D4150 // BMAP
 	magicDirLeaf = 0x3DF1
 	magicDirNode = 0x3DFF
 	magicDaNode  = 0x3EBE

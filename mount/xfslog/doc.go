@@ -109,7 +109,9 @@
 //     mappings that name the other inode. The number is put right (tree.go).
 //   - An intent without its done item is the rest of an operation that took
 //     several transactions. A mapping intent (BUI) decides what a file holds and
-//     is finished here (mapping.go), except where that would need a new block.
+//     is finished here (mapping.go); a mapping that needs more blocks for that
+//     gets them from the space of the log, which nobody reads through the
+//     overlay (rebuild.go).
 //     One to change extended attributes (ATTRI, with parent pointers) or to
 //     exchange ranges of files (XMI) is filesys.ErrUnsupported by name.
 //   - Intents to free extents (EFI), and to update owners (RUI) and reference

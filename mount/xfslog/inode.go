@@ -31,6 +31,7 @@ const (
 	flagBigTime  = 1 << 3
 	flagBigCount = 1 << 4
 
+	formatExtents   = 2
 	formatBtree     = 3
 	formatMetaBtree = 5
 )

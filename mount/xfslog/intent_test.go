@@ -191,15 +191,68 @@ func TestUnfinishedMapping(t *testing.T) {
 		w.unfinished(changes...)
 		check(t, w, 50*1024+72)
 	})
+	// walk reads the mapping of the inode in the replayed volume.
+	walk := func(t *testing.T, w *writer) []extent {
+		l := load(t, w)
+		in := after(t, w, l)[128*sector:][:512]
+		if n := be.Uint32(in[76:]); in[5] == formatExtents {
+			return parseExtents(in[dinodeV3:], int(n))
+		}
+		list, nodes, err := l.allExtents(bytes.NewReader(w.volume), in[dinodeV3:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := be.Uint32(in[76:]); int(n) != len(list) || be.Uint64(in[64:]) != 8+blocks(list)+uint64(nodes) {
+			t.Errorf("%d extents and %d blocks in a list of %d with %d in %d blocks", n, be.Uint64(in[64:]), len(list), blocks(list), nodes)
+		}
+		return list
+	}
 	t.Run("full tree", func(t *testing.T) {
+		for _, n := range []uint64{59, 59 * 20} {
+			w := newLE(t, true)
+			w.split = false // or the log would be too small
+			var full []extent
+			for i := range n {
+				full = append(full, extent{10 * i, 100 + 7*i, 4, false})
+			}
+			// As many as fit into what is there, the others by intents.
+			tree(w, full[:59])
+			in := w.volume[128*sector:][:512]
+			be.PutUint64(in[64:], 8+59*4+1)
+			seal(in, dinodeCRC)
+			var more []mapChange
+			for _, e := range full[59:] {
+				more = append(more, mapChange{ino: ino, offset: e.offset, block: e.block, count: uint32(e.count), flags: 1})
+			}
+			more = append(more, mapChange{ino: ino, offset: 1, block: 101, count: 2, flags: 2}, mapChange{ino: ino, offset: 10000000, block: 9, count: 2, flags: 1})
+			w.unfinished(more...)
+			want := append([]extent{{0, 100, 1, false}, {3, 103, 1, false}}, full[1:]...)
+			want = append(want, extent{10000000, 9, 2, false})
+			if got := walk(t, w); !slices.Equal(got, want) {
+				t.Errorf("%d: %d extents, want %d: …%v, %v", n, len(got), len(want), got[len(got)-3:], load(t, w).Report())
+			}
+		}
+	})
+	t.Run("full inode", func(t *testing.T) {
 		w := newLE(t, true)
 		var full []extent
-		for i := range uint64(59) {
+		for i := range uint64(21) {
 			full = append(full, extent{10 * i, 100 + 7*i, 4, false})
 		}
-		tree(w, full)
+		w.file(formatExtents, extentsOf(full...), 21, 8+21*4)
 		w.unfinished(changes...)
-		refused(t, w, filesys.ErrUnsupported, "shape of the mapping's tree")
+		want := append([]extent{{0, 100, 1, false}, {1, 300, 2, false}, {3, 103, 1, false}}, full[1:]...)
+		if got := walk(t, w); !slices.Equal(got, want) {
+			t.Errorf("%v", got)
+		}
+	})
+	t.Run("tree that shrinks", func(t *testing.T) {
+		w := newLE(t, true)
+		tree(w, before)
+		w.unfinished(mapChange{ino: ino, offset: 0, count: 100, flags: 2})
+		if got := walk(t, w); len(got) > 0 {
+			t.Errorf("%v", got)
+		}
 	})
 	t.Run("no inode", func(t *testing.T) {
 		w := newLE(t, true)

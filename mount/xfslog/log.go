@@ -16,10 +16,15 @@ type Log struct {
 	records []uint32         // position of each, in their order
 	// ops are all that is replayed, by address: what they change does not
 	// overlap.
-	ops    []op
-	edits  edits
-	cache  cache
-	report Report
+	ops   []op
+	edits edits
+	// For rebuild: how many blocks of the log's space are edits, which of them
+	// are free again, and how many extents have been written.
+	spare   int
+	spares  []int64
+	rebuilt int
+	cache   cache
+	report  Report
 }
 
 // Report says what Load found.

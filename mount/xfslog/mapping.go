@@ -138,28 +138,41 @@ func (l *Log) changeMap(volume io.ReaderAt, m mapChange) error {
 	}
 	var added int64 // records
 	var delta uint64
+	done := false
+	var old []extent
+	var oldNodes int
 	switch format {
-	case 2:
+	case formatExtents:
 		n, _ := extentCount(inode, m.flags&mapAttr != 0)
 		if n > uint64(len(fork)/extentSize) {
 			return corrupt("inode %d: %d extents in %d bytes", m.ino, n, len(fork))
 		}
-		old := parseExtents(fork, int(n))
-		list, err := m.change(old)
-		if err != nil {
-			return err
-		}
-		if len(list) > len(fork)/extentSize {
-			return unsupported("inode %d has no room for one more extent, and needs a tree", m.ino)
-		}
-		putExtents(fork, list)
-		added, delta = int64(len(list))-int64(n), blocks(list)-blocks(old)
+		old = parseExtents(fork, int(n))
 	case formatBtree:
-		if added, delta, err = l.changeTree(volume, &m, fork); err != nil {
+		if added, delta, done, err = l.changeTree(volume, &m, fork); err == nil && !done {
+			old, oldNodes, err = l.allExtents(volume, fork)
+		}
+		if err != nil {
 			return wrap(err, "inode %d", m.ino)
 		}
 	default:
 		return corrupt("inode %d has no mapping, its format is %d", m.ino, format)
+	}
+	if !done {
+		list, err := m.change(old)
+		if err != nil {
+			return err
+		}
+		format, nodes, err := l.rebuild(volume, be.Uint64(inode[152:]), fork, list)
+		if err != nil {
+			return wrap(err, "inode %d", m.ino)
+		}
+		if m.flags&mapAttr != 0 {
+			inode[83] = format
+		} else {
+			inode[5] = format
+		}
+		added, delta = int64(len(list))-int64(len(old)), blocks(list)-blocks(old)+uint64(nodes-oldNodes)
 	}
 	n, put := extentCount(inode, m.flags&mapAttr != 0)
 	put(n + uint64(added))

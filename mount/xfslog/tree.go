@@ -50,7 +50,7 @@ func (l *Log) child(volume io.ReaderAt, b *node, i int, read func(io.ReaderAt, i
 		return node{}, err
 	}
 	c := node{at: at, data: p, level: int(be.Uint16(p[4:])), n: int(be.Uint16(p[6:])), head: 24}
-	magic := uint32(0x424D4150) // BMAP
+	magic := uint32(magicTreeV4)
 	if l.g.V5 {
 		c.head, magic = 72, magicTree
 	}
@@ -63,11 +63,12 @@ func (l *Log) child(volume io.ReaderAt, b *node, i int, read func(io.ReaderAt, i
 
 func (b *node) key(i int) uint64 { return be.Uint64(b.data[b.head+8*i:]) }
 
-// changeTree makes a change in the leaf that has the offset.
-func (l *Log) changeTree(volume io.ReaderAt, m *mapChange, fork []byte) (added int64, delta uint64, err error) {
+// changeTree makes a change in the leaf that has the offset. It does nothing, and
+// says so, when the tree has to get another shape.
+func (l *Log) changeTree(volume io.ReaderAt, m *mapChange, fork []byte) (added int64, delta uint64, done bool, err error) {
 	b, err := parseRoot(fork)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, false, err
 	}
 	var path []node
 	var index []int
@@ -82,19 +83,19 @@ func (l *Log) changeTree(volume io.ReaderAt, m *mapChange, fork []byte) (added i
 		}
 		path, index = append(path, b), append(index, i)
 		if b, err = l.child(volume, &b, i, l.edit); err != nil {
-			return 0, 0, err
+			return 0, 0, false, err
 		}
 	}
 	if m.offset+uint64(m.count) > next {
-		return 0, 0, unsupported("a change that more than one block of the mapping has")
+		return 0, 0, false, nil
 	}
 	old := parseExtents(b.data[b.head:], b.n)
 	list, err := m.change(old)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, false, err
 	}
 	if len(list) > b.most || len(list) == 0 {
-		return 0, 0, unsupported("a change that changes the shape of the mapping's tree")
+		return 0, 0, false, nil
 	}
 	putExtents(b.data[b.head:], list)
 	be.PutUint16(b.data[6:], uint16(len(list)))
@@ -110,7 +111,7 @@ func (l *Log) changeTree(volume io.ReaderAt, m *mapChange, fork []byte) (added i
 			break
 		}
 	}
-	return int64(len(list)) - int64(len(old)), blocks(list) - blocks(old), nil
+	return int64(len(list)) - int64(len(old)), blocks(list) - blocks(old), true, nil
 }
 
 func (l *Log) sealTree(b *node) {
