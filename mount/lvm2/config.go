@@ -7,9 +7,9 @@ import (
 	"cairn/mount/filesys"
 )
 
-// Limits of a text. A group of ten thousand volumes keeps below them.
+// Limits of a text. A group of several thousand volumes keeps below them.
 const (
-	maxEntries = 1 << 18 // assignments and sections
+	maxEntries = 1 << 17 // assignments and sections
 	maxValues  = 1 << 18 // elements of lists
 	maxDepth   = 12
 )

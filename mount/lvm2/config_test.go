@@ -140,3 +140,21 @@ func TestSegments(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSplit: a leg of a mirror that the user was given is not read with the others.
+func TestSplit(t *testing.T) {
+	hidden := func(name string, pe int) string {
+		return strings.Replace(lvText(name, 1, fmt.Sprintf(`type = "striped" stripe_count = 1 stripes = [ "pv0", %d ]`, pe)), "VISIBLE", "READ", 1)
+	}
+	split := strings.Replace(hidden("i0", 1), "READ", "VISIBLE", 1)
+	vg := onText(t, groupText(hidden("m0", 0)+split+hidden("m1", 2)+hidden("i1", 3)+
+		lvText("a", 1, `type = "raid1" device_count = 2 region_size = 8 raids = [ "m0", "i0", "m1", "i1" ]`)))[0]
+	lv := lvOf(t, vg, "a")
+	if lv.Device == nil || !strings.Contains(fmt.Sprint(lv.Warnings), "leg 0 of the raid1 is not read: it was split off") {
+		t.Fatalf("%+v", lv)
+	}
+	p, _, err := lv.Device.Place(0)
+	if want := int64(2048*512 + 3*128*512); err != nil || p.Off != want {
+		t.Errorf("place %v, %v", p, err)
+	}
+}

@@ -70,6 +70,10 @@ func (b *builder) raid(l *logical, s *segment) (blockdev.Device, error) {
 			leg.avoid = sub.flags.has("status", "WRITEMOSTLY") || sub.flags.has("flags", "WRITEMOSTLY")
 			leg.rebuild = sub.flags.has("status", "REBUILD") || sub.flags.has("flags", "REBUILD")
 		}
+		if sub := b.lvByName[data.s]; sub != nil && sub.visible && t.level == 1 && leg.err == nil {
+			// lvconvert --trackchanges: the user has it, and writes pass it by.
+			leg.err = fmt.Errorf("it was split off: %w", errMissing)
+		}
 		if step == 2 && t.level != 0 && leg.err == nil {
 			leg.readMeta(b.volume(e.list[i*2].s), i)
 		}
