@@ -86,6 +86,9 @@ func (d *diffing) pairs(only string) ([][2]*volume, error) {
 		return nil, fmt.Errorf("point %s: %w", d.b.ID, err)
 	}
 	if only != "" && len(va)+len(vb) == 0 {
+		if err := errors.Join(d.a.lost(d.ctx), d.b.lost(d.ctx)); err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("volume %s: %w", only, filesys.ErrNotExist)
 	}
 	var pairs [][2]*volume
@@ -107,6 +110,18 @@ func (d *diffing) pairs(only string) ([][2]*volume, error) {
 func (d *diffing) volume(a, b *volume) ([]Change, error) {
 	var changed []filesys.Range
 	known := false
+	for _, x := range []struct {
+		v, other *volume
+		point    *Point
+	}{{a, b, d.a}, {b, a, d.b}} {
+		if x.v != nil {
+			continue
+		}
+		if err := x.point.lost(d.ctx); err != nil {
+			d.problem(&volume{point: x.point}, x.other.path(), fmt.Errorf("whether it was there is not known: %w", err))
+			return nil, nil
+		}
+	}
 	switch {
 	case a == nil || b == nil:
 	case a.dev != nil && b.dev != nil:

@@ -193,6 +193,9 @@ func (f *finder) point(i int) error {
 		}
 		f.keep(v.name, v)
 	}
+	if p.lost(f.ctx) != nil {
+		return nil // its volumes may be there; that it was not read is said
+	}
 	for name, v := range f.last {
 		if !there[name] {
 			f.leave(v.path() + "/")

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -8,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -150,6 +152,59 @@ func TestFindGaps(t *testing.T) {
 	})
 	if err != ErrIncomplete || problems != 1 || fmt.Sprint(got) != "[/volumes/vda/lost+foundp0p23 /volumes/vdb/lost+foundp0p12]" {
 		t.Errorf("%v, %d problems, %q", err, problems, got)
+	}
+}
+
+// TestLostDisk: that a disk cannot be looked into does not mean that its files
+// are gone.
+func TestLostDisk(t *testing.T) {
+	t.Parallel()
+	image := filepath.Join(t.TempDir(), "disk")
+	b := make([]byte, 9<<20)
+	part, err := os.ReadFile(mke2fs(t, 8<<20, "-t", "ext4", "-b", "1024"))
+	must(t, err)
+	copy(b[1<<20:], part)
+	b[510], b[511], b[446+4] = 0x55, 0xAA, 0x83
+	binary.LittleEndian.PutUint32(b[446+8:], 2048)
+	binary.LittleEndian.PutUint32(b[446+12:], 8<<20/512)
+	must(t, os.WriteFile(image, b, 0o600))
+	v := newVault(t)
+	points := []saved{v.backUp("vda=" + image), v.backUp("vda=" + image), v.backUp("vda=" + image)}
+	v.fail = func(point string) bool { return point == "p1" }
+	it := v.item(points...)
+	problems := 0
+	o := Options{Problem: func(point, _ string, err error) {
+		problems++
+		if point != "p1" || !strings.Contains(err.Error(), "the server is gone") {
+			t.Errorf("problem in %s: %v", point, err)
+		}
+	}}
+	var got []string
+	if err := Find(ctx, it, Query{Type: filesys.TypeDir}, o, func(h Hit) error {
+		got = append(got, fmt.Sprint(h.Path, h.First.ID, h.Last.ID))
+		return nil
+	}); err != ErrIncomplete || fmt.Sprint(got) != "[/volumes/vda1/lost+foundp0p2]" {
+		t.Errorf("find: %v, %q", err, got)
+	}
+	for _, pair := range [][2]int{{0, 1}, {1, 2}} {
+		if err := Diff(ctx, v.open(points[pair[0]]), v.open(points[pair[1]]), "", o, func(c Change) error {
+			t.Errorf("%+v", c)
+			return nil
+		}); err != ErrIncomplete {
+			t.Errorf("diff: %v", err)
+		}
+	}
+	for _, p := range []string{"/lost+found", "/volumes/vda1/lost+found"} {
+		var got []string
+		if err := Versions(ctx, it, p, VersionOptions{Options: o}, func(v Version) error {
+			got = append(got, fmt.Sprint(v.First.ID, v.Present(), v.Err != nil))
+			return nil
+		}); err != ErrIncomplete || fmt.Sprint(got) != "[p0true false p1false true p2true false]" {
+			t.Errorf("versions: %v, %q", err, got)
+		}
+	}
+	if problems == 0 {
+		t.Error("nothing was said")
 	}
 }
 

@@ -36,12 +36,12 @@ type vault struct {
 	t      testing.TB
 	mu     sync.Mutex
 	blocks map[block.Digest][]byte
-	items  []*diskmap.Map
 	points int
 	cache  *Cache
 	base   map[string]diskmap.Map // newest map of each disk
 	openFS func(r io.ReaderAt, size int64) (filesys.FS, error)
-	reads  int // of files' and trees' bytes, through the cache
+	fail   func(point string) bool // reads of the point's disks fail
+	reads  int                     // of files' and trees' bytes, through the cache
 }
 
 func newVault(t testing.TB) *vault {
@@ -120,8 +120,11 @@ func (v *vault) open(s saved) *Point {
 	p := &Point{ID: s.id, Time: s.time, Disks: s.disks, Blocks: r}
 	tp := tree.Point{ID: s.id, Name: s.id, Time: s.time}
 	for _, d := range s.disks {
-		tp.Disks = append(tp.Disks, tree.Disk{Name: d.Name, Size: d.Map.Size,
-			Image: diskmap.NewImage(r, d.Map, diskmap.ImageOptions{PageCache: -1, BlockCache: -1})})
+		var im tree.Image = diskmap.NewImage(r, d.Map, diskmap.ImageOptions{PageCache: -1, BlockCache: -1})
+		if v.fail != nil && v.fail(s.id) {
+			im = unread{im}
+		}
+		tp.Disks = append(tp.Disks, tree.Disk{Name: d.Name, Size: d.Map.Size, Image: im})
 	}
 	p.Tree = tree.NewPoint(tp, tree.Options{OpenFS: v.openFS})
 	return p
@@ -368,3 +371,8 @@ func checkVersions(t *testing.T, v *vault, rng *rand.Rand, points []saved, state
 		}
 	}
 }
+
+// unread is a disk on the way to which something is broken.
+type unread struct{ tree.Image }
+
+func (unread) ReadAt([]byte, int64) (int, error) { return 0, errors.New("the server is gone") }

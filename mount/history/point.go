@@ -96,6 +96,18 @@ func (p *Point) volumes(ctx context.Context, only string) ([]*volume, error) {
 	return out, nil
 }
 
+// lost says why a disk of the point could not be looked into at all: then a
+// volume that is not listed may be there nevertheless.
+func (p *Point) lost(ctx context.Context) error {
+	list, err := p.Tree.Volumes(ctx)
+	for _, v := range list {
+		if v.Err != nil {
+			err = errors.Join(err, fmt.Errorf("disk %s: %w", v.Name, v.Err))
+		}
+	}
+	return err
+}
+
 // place is where a byte of a volume is stored: disk by name, since points may
 // have other disks.
 type place struct {

@@ -188,6 +188,9 @@ func (s *state) onVolumes(ctx context.Context, only, inside string, elsewhere bo
 			failed = append(failed, err)
 		}
 	}
+	if err := s.point.lost(ctx); err != nil {
+		failed = append(failed, err)
+	}
 	s.err = errors.Join(failed...)
 	return ctx.Err()
 }
@@ -254,7 +257,6 @@ type versioner struct {
 	fn         func(Version) error
 	now        *Version
 	last       *state // the newest of now's points
-	before     *state // the newest with the file, of an earlier version
 	incomplete bool
 }
 
