@@ -39,6 +39,9 @@
 // reached) is cached only for that long. Directories are listed with their
 // entries' attributes (readdirplus).
 //
+// The kernel remembers every name that it was told, and what it remembers takes
+// memory here. After 100,000 names it is asked to forget those of files.
+//
 // # Errors
 //
 // What a reader cannot vouch for is EIO, never bytes: a block that does not

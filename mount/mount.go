@@ -46,6 +46,8 @@ type Options struct {
 
 	// helper mounts through fusermount3 though this is root, for tests.
 	helper bool
+	// maxNodes is another limit than the constant, for tests.
+	maxNodes int64
 }
 
 // Server is a mounted tree.
@@ -55,6 +57,7 @@ type Server struct {
 	dev    string // the mount's device number, "0:53"
 	direct bool   // mounted without fusermount3
 	log    *slog.Logger
+	root   *node
 	done   chan struct{} // closed when the file system is gone
 }
 
@@ -88,7 +91,10 @@ func start(dir string, root tree.Node, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &mounted{reporter: reporter{log: log}}
+	m := &mounted{reporter: reporter{log: log}, maxNodes: maxNodes}
+	if opts.maxNodes > 0 {
+		m.maxNodes = opts.maxNodes
+	}
 	if m.uids, m.gids, err = opts.idMaps(); err != nil {
 		return nil, err
 	}
@@ -118,13 +124,15 @@ func start(dir string, root tree.Node, opts Options) (*Server, error) {
 	} else {
 		fo.Options = append(fo.Options, "ro", "nosuid", "nodev")
 	}
-	s.srv, err = fs.Mount(dir, &node{mnt: m, n: root}, fo)
+	s.root = &node{mnt: m, n: root}
+	s.srv, err = fs.Mount(dir, s.root, fo)
 	if err != nil {
 		return nil, fuseError(err, s.direct)
 	}
 	s.tune()
 	go func() {
 		s.srv.Wait()
+		m.prunes.Wait()
 		close(s.done)
 	}()
 	return s, nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,6 +48,11 @@ var whole = context.Background()
 type mounted struct {
 	reporter
 	uids, gids idMap
+
+	maxNodes int64 // see prune.go
+	made     atomic.Int64
+	pruning  atomic.Bool
+	prunes   sync.WaitGroup
 }
 
 func (n *node) errno(err error, op string) syscall.Errno {
@@ -66,6 +73,7 @@ func (n *node) adopt(ctx context.Context, child tree.Node, out *fuse.EntryOut) (
 	if fresh := child.Fresh(); fresh > 0 {
 		out.SetAttrTimeout(fresh)
 	}
+	n.mnt.known(n.Root())
 	return n.NewInode(ctx, &node{mnt: n.mnt, n: child}, fs.StableAttr{Mode: a.Mode, Ino: a.Ino}), 0
 }
 

@@ -12,7 +12,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"golang.org/x/sys/unix"
 
 	"cairn/mount/mounttest"
@@ -211,4 +213,63 @@ func TestWithoutFUSE(t *testing.T) {
 	if !errors.Is(err, ErrNoFUSE) || !strings.Contains(err.Error(), "modprobe fuse") {
 		t.Errorf("without the device: %v", err)
 	}
+}
+
+// What the kernel remembers of files, and with it this process, is bounded; who
+// has a file open, or works in a directory, does not notice.
+func TestManyNamesAreForgotten(t *testing.T) {
+	fs := mounttest.NewFS()
+	const dirs, files = 20, 200
+	for d := range dirs {
+		fs.Dir(fmt.Sprintf("/d%02d", d))
+		for i := range files {
+			fs.File(fmt.Sprintf("/d%02d/file%03d", d, i), mounttest.Pattern(100+i))
+		}
+	}
+	s, dir := mountPoint(t, testPoint(nil), fs, Options{maxNodes: 500})
+	g := dir + "/volumes/vda"
+	f, err := os.Open(g + "/d00/file007")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cwd, err := os.Open(g + "/d01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cwd.Close()
+	for range 3 { // parallel walks, while names go
+		if got := sh(t, `for i in 1 2 3; do find "$1" -type f -size -2 -links 1 | wc -l & done; wait`, g); got != "4000\n4000\n4000\n" {
+			t.Errorf("files found: %q", got)
+		}
+	}
+	// One more walk lets go of what was met while names were being forgotten.
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		sh(t, `find "$1" -type f -size +9 >/dev/null`, g)
+		n := countNodes(s.root.EmbeddedInode())
+		if n < dirs*files/2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d nodes of %d are kept", n, dirs*files)
+		}
+	}
+	b := make([]byte, 200)
+	if k, err := f.ReadAt(b, 0); k != 107 || err != io.EOF || string(b[:k]) != mounttest.Pattern(107) {
+		t.Errorf("the open file: %d, %v", k, err)
+	}
+	if names, err := cwd.Readdirnames(-1); err != nil || len(names) != files {
+		t.Errorf("the open directory: %d names, %v", len(names), err)
+	}
+	if got := sh(t, `cd "$1/d02"; find "$1" -type f >/dev/null; pwd -P; cat file001 | wc -c`, g); got != g+"/d02\n101\n" {
+		t.Errorf("in a directory: %q", got)
+	}
+}
+
+func countNodes(n *gofs.Inode) int {
+	sum := 1
+	for _, c := range n.Children() {
+		sum += countNodes(c)
+	}
+	return sum
 }
