@@ -37,18 +37,7 @@ func checkRepair(t *testing.T, image string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	super := make([]byte, 512)
-	if _, err := f.ReadAt(super, 0); err != nil {
-		t.Fatal(err)
-	}
-	g, err := xfslog.ParseGeometry(super)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := xfslog.Load(f, g)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := loadFile(t, image)
 	replayed := fstest.Copy(t, image)
 	w, err := os.OpenFile(replayed, os.O_RDWR, 0)
 	if err != nil {
@@ -89,4 +78,27 @@ func checkRepair(t *testing.T, image string) {
 			}
 		}
 	}
+}
+
+// loadFile reads the log of an image.
+func loadFile(t *testing.T, image string) *xfslog.Log {
+	t.Helper()
+	f, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	super := make([]byte, 512)
+	if _, err := f.ReadAt(super, 0); err != nil {
+		t.Fatal(err)
+	}
+	g, err := xfslog.ParseGeometry(super)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := xfslog.Load(f, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
