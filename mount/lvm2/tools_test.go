@@ -20,7 +20,6 @@ type group struct {
 	t     *testing.T
 	loops []string
 	files []string
-	data  [][]byte // of the files, before lvm wrote on them
 }
 
 func newGroup(t *testing.T, disks int) *group {

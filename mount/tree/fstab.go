@@ -144,7 +144,7 @@ func unescape(s string) string {
 // named finds the volume that the first field of an fstab line means, or nil if
 // none or several could be meant.
 func named(spec string, vols []*Volume) (found *Volume) {
-	match := func(*Volume) bool { return false }
+	var match func(*Volume) bool
 	tag, value, _ := strings.Cut(spec, "=")
 	value = strings.Trim(value, `"`)
 	for dir, t := range map[string]string{"by-uuid": "UUID", "by-label": "LABEL", "by-partuuid": "PARTUUID", "by-partlabel": "PARTLABEL"} {

@@ -16,7 +16,8 @@ import (
 //
 // Containers come before file systems: a LUKS or LVM header on a volume that
 // once held ext4 leaves the old superblock in place, never the other way round,
-// because mkfs clears the start.
+// because mkfs clears the start. And arrays come before other containers: the
+// members of a mirror whose superblock lies at the end begin like what is on it.
 func Detect(r io.ReaderAt, size int64) (Content, error) {
 	head, err := readAt(r, size, 0, headSize)
 	if err != nil {
@@ -29,7 +30,7 @@ func Detect(r io.ReaderAt, size int64) (Content, error) {
 		return Content{Kind: Unknown}, err
 	}
 	for _, detect := range []func([]byte) (Content, bool){
-		detectContainer, detectMD(head, tail, tailOff, size), detectSwap, detectExt, detectBoot, detectTable,
+		detectMD(head, tail, tailOff, size), detectContainer, detectSwap, detectExt, detectBoot, detectTable,
 	} {
 		if c, ok := detect(head); ok {
 			c.Label, c.UUID = clean(c.Label), clean(c.UUID)

@@ -113,6 +113,8 @@ func TestDetectBuilt(t *testing.T) {
 		{"md 1.0", Content{MDRaid, "host:0", uuid}, at(size, size-8192, md(1, 5, size-8192), 1024, ext)},
 		{"md 1.0 mirror of ext", Content{MDRaid, "host:0", uuid}, at(size, size-8192, md(1, 1, size-8192), 1024, ext)},
 		{"md 1.0 of a partition that ends here", Content{Kind: Ext2}, at(size, size-8192, md(1, 1, size-16384), 1024, ext)},
+		{"md 1.0 mirror of lvm", Content{MDRaid, "host:0", uuid},
+			at(size, size-8192, md(1, 1, size-8192), 512, "LABELONE", 512+20, le32(32), 512+24, "LVM2 001", 512+32, "abcdefghijklmnopqrstuvwxyz123456")},
 		{"md 0.90", Content{Kind: MDRaid}, at(size, size-65536, md(0, 5, 0))},
 		{"md 0.90 mirror of ext", Content{Kind: MDRaid}, at(size, size-65536, md(0, 1, 0), 1024, ext)},
 		{"swap with 64K pages", Content{Swap, "", uuid}, at(size, 65526, "SWAPSPACE2", 1036, id)},
