@@ -10,7 +10,7 @@ import (
 
 // keepLimit bounds what all volumes of a tree together keep of their metadata, in
 // bytes, beside the one that is in use now, which bounds itself.
-const keepLimit = 64 << 20
+const keepLimit = 48 << 20
 
 // keeping knows which volumes were used last, and lets the others go: an item
 // can have hundreds of points, and people who look for a file walk through all.
