@@ -40,7 +40,7 @@
 // entries' attributes (readdirplus).
 //
 // The kernel remembers every name that it was told, and what it remembers takes
-// memory here. After 100,000 names it is asked to forget those of files.
+// memory here. After 50,000 names it is asked to forget those of files.
 //
 // # Errors
 //

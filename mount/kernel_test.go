@@ -6,13 +6,16 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cairn/mount/extract"
+	"cairn/mount/filesys"
 	"cairn/mount/filesys/fstest"
 	"cairn/mount/mounttest"
 	"cairn/mount/tree"
@@ -191,7 +194,13 @@ func TestEqualsKernel(t *testing.T) {
 				t.Errorf("%s %s: %d entries, %d bytes compared, differences:\n%s", what, name, res.Entries, res.Bytes, strings.Join(res.Differences, "\n"))
 			}
 		}
+		at, err := tr.Resolve(context.Background(), "/volumes/"+name, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := forgetting(t, at.Node.Volume())
 		check("mount of", dir+"/volumes/"+name, mounttest.DiffOptions{})
+		stop()
 
 		if i == 0 {
 			programsCopy(t, kernel, dir+"/volumes/"+name, check)
@@ -248,4 +257,22 @@ func programsCopy(t *testing.T, kernel, mounted string, check func(what, got str
 			t.Errorf("%s filled the holes: %s", name, got)
 		}
 	}
+}
+
+// forgetting has a volume's reader forget what it keeps, again and again.
+func forgetting(t *testing.T, v *tree.Volume) (stop func()) {
+	t.Helper()
+	fs, err := v.FS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			fs.(filesys.Keeper).Forget()
+			runtime.Gosched()
+		}
+	})
+	return func() { cancel(); wg.Wait() }
 }

@@ -8,9 +8,9 @@ import (
 
 // maxNodes is how many names may be looked up before the kernel is asked to
 // forget those of files. It never forgets by itself while it has memory to spare,
-// and each takes half a kilobyte here: a find over some millions of files would
+// and each takes about a kilobyte here: a find over some millions of files would
 // take gigabytes.
-const maxNodes = 100_000
+const maxNodes = 50_000
 
 // known notes one more node, and prunes when there are many.
 func (m *mounted) known(root *fs.Inode) {

@@ -64,3 +64,14 @@ type Namer interface {
 	// wraps ErrUnsupported says that this inode's names are not recorded.
 	Names(ino uint64) ([]Name, error)
 }
+
+// Keeper is an FS that keeps what it has read of the volume's metadata, and can
+// let go of it: whoever has many volumes open decides what they keep together.
+type Keeper interface {
+	FS
+	// Kept is about how many bytes it keeps now, beside what it always needs.
+	Kept() int64
+	// Forget lets go of that. Nothing that the FS answers changes by it; what is
+	// needed is read again.
+	Forget()
+}

@@ -160,12 +160,14 @@ func (d *diffing) volume(a, b *volume) ([]Change, error) {
 		l.b = &volume{point: d.b, name: a.name, fs: nothing{}}
 	}
 	err := errWalk
-	if differ, ok := l.b.fs.(filesys.Differ); ok && changed != nil && !d.o.Walk {
+	differ, tells := l.b.fs.(filesys.Differ)
+	if tells && changed != nil && !d.o.Walk {
 		err = l.inodes(differ, changed)
 	}
 	if errors.Is(err, errWalk) {
 		l.removed, l.added, l.pairs = nil, nil, nil
-		err = l.walk(d.o.Walk && known)
+		// Formats that cannot tell keep times of two seconds, and no change times.
+		err = l.walk(known && (d.o.Walk || !tells))
 	}
 	if err == nil {
 		err = l.settle()

@@ -6,13 +6,16 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cairn/mount/btrfs"
+	"cairn/mount/fat"
 	"cairn/mount/filesys"
 	"cairn/mount/filesys/fstest"
 	"cairn/mount/ntfs"
@@ -122,5 +125,42 @@ func TestDiffFormats(t *testing.T) {
 			}
 			checkVersions(t, v, w.rng, points, states)
 		})
+	}
+}
+
+// TestDiffFAT: a format whose reader cannot tell its changes, and whose times are
+// of two seconds, so that a file may change and look as before.
+func TestDiffFAT(t *testing.T) {
+	t.Parallel()
+	image := filepath.Join(t.TempDir(), "image")
+	must(t, os.WriteFile(image, nil, 0o600))
+	must(t, os.Truncate(image, 8<<20))
+	fstest.Run(t, "mkfs.fat", image)
+	dir := t.TempDir()
+	put := func(name, content string) {
+		p := filepath.Join(dir, "f")
+		must(t, os.WriteFile(p, []byte(content), 0o644))
+		must(t, os.Chtimes(p, time.Unix(1e9, 0), time.Unix(1e9, 0)))
+		fstest.Run(t, "mcopy", "-o", "-m", "-i", image, p, "::"+name)
+	}
+	fstest.Run(t, "mmd", "-i", image, "::dir")
+	put("gone", "1")
+	put("stays", "2")
+	put("same length", "3")
+	put("dir/below", "4")
+	v := newVault(t)
+	v.openFS = func(r io.ReaderAt, size int64) (filesys.FS, error) { return fat.Open(r, size, filesys.Options{}) }
+	a := v.open(v.backUp("vda=" + image))
+	fstest.Run(t, "mdel", "-i", image, "::gone")
+	put("same length", "5")
+	put("dir/new", "6")
+	b := v.open(v.backUp("vda=" + image))
+	list := diff(t, a, b, false)
+	checkDiff(t, describe(t, a, "vda"), describe(t, b, "vda"), list)
+	want := "D /volumes/vda/gone;A /volumes/vda/dir/new;M /volumes/vda/same length: content"
+	for _, line := range strings.Split(want, ";") {
+		if !slices.Contains(lines(list), line) {
+			t.Errorf("%q lacks %q", lines(list), line)
+		}
 	}
 }

@@ -26,6 +26,7 @@ func (n *guest) number() uint64 { return n.vol.inodes.number(n.ino) }
 func (n *guest) kind() uint32   { return n.mode }
 
 func (n *guest) Attr(context.Context) (filesys.Attr, error) {
+	n.vol.used()
 	a, err := n.fs.Attr(n.ino)
 	a.Ino = n.number()
 	for _, t := range []*time.Time{&a.Atime, &a.Mtime, &a.Ctime} {
@@ -37,6 +38,7 @@ func (n *guest) Attr(context.Context) (filesys.Attr, error) {
 }
 
 func (n *guest) Lookup(_ context.Context, name string) (Node, error) {
+	n.vol.used()
 	ino, err := n.fs.Lookup(n.ino, name)
 	if err != nil {
 		return nil, err
@@ -45,6 +47,7 @@ func (n *guest) Lookup(_ context.Context, name string) (Node, error) {
 }
 
 func (n *guest) ReadDir(ctx context.Context, cookie uint64, fn func(Entry) bool) error {
+	n.vol.used()
 	more := true
 	err := n.fs.ReadDir(n.ino, cookie, func(e filesys.DirEntry) bool {
 		g := &guest{n.vol, n.fs, e.Ino, e.Type}
@@ -60,22 +63,32 @@ func (n *guest) ReadDir(ctx context.Context, cookie uint64, fn func(Entry) bool)
 func (n *guest) Readlink(context.Context) (string, error) { return n.fs.Readlink(n.ino) }
 
 func (n *guest) Open(context.Context) (File, error) {
+	n.vol.used()
 	f, err := n.fs.Open(n.ino)
 	if err != nil {
 		return nil, err
 	}
-	return guestFile{f}, nil
+	return guestFile{f, n.vol}, nil
 }
 
 func (n *guest) Xattrs(context.Context) ([]string, error) { return n.fs.Xattrs(n.ino) }
 func (n *guest) Xattr(_ context.Context, name string) ([]byte, error) {
+	n.vol.used()
 	return n.fs.Xattr(n.ino, name)
 }
 func (n *guest) Volume() *Volume      { return n.vol }
 func (n *guest) Fresh() time.Duration { return 0 }
 
 // guestFile is a guest's file; its extents come without I/O worth interrupting.
-type guestFile struct{ filesys.File }
+type guestFile struct {
+	filesys.File
+	vol *Volume
+}
+
+func (f guestFile) ReadAt(p []byte, off int64) (int, error) {
+	f.vol.used()
+	return f.File.ReadAt(p, off)
+}
 
 func (f guestFile) Extent(ctx context.Context, off int64) (bool, int64, error) {
 	if err := ctx.Err(); err != nil {

@@ -116,12 +116,13 @@ type Options struct {
 
 // Tree is a recovery point, or an item with many of them, laid out as files.
 type Tree struct {
-	root Node
-	opts Options
-	ino  atomic.Uint64 // the last number given to a node that Cairn added
-	slot atomic.Uint64 // the last slot given to a volume
-	uid  uint32        // who owns what Cairn added
-	gid  uint32
+	root    Node
+	opts    Options
+	ino     atomic.Uint64 // the last number given to a node that Cairn added
+	slot    atomic.Uint64 // the last slot given to a volume
+	keeping keeping
+	uid     uint32 // who owns what Cairn added
+	gid     uint32
 
 	mu     sync.Mutex
 	closed bool

@@ -76,6 +76,9 @@ When the server cannot be reached, reads wait for it, then fail (--wait).`,
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(100) // its blocks are no garbage: their memory is used again
 			}
+			if os.Getenv("GOMEMLIMIT") == "" {
+				debug.SetMemoryLimit(256 << 20) // it holds blocks, metadata of volumes, and names
+			}
 			log := os.Stderr
 			if logFile != "" {
 				var err error

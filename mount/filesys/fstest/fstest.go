@@ -28,7 +28,7 @@ import (
 var packages = map[string]string{
 	"mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "tune2fs": "e2fsprogs", "e2fsck": "e2fsprogs",
 	"losetup": "mount", "mkfs.xfs": "xfsprogs", "xfs_db": "xfsprogs", "xfs_admin": "xfsprogs", "xfs_io": "xfsprogs", "mkfs.btrfs": "btrfs-progs", "mkntfs": "ntfs-3g", "ntfs-3g": "ntfs-3g", "wimcapture": "wimtools", "ntfsinfo": "ntfs-3g", "blkid": "util-linux",
-	"mkfs.fat": "dosfstools", "fsck.fat": "dosfstools", "mcopy": "mtools", "mdel": "mtools", "mdir": "mtools",
+	"mkfs.fat": "dosfstools", "fsck.fat": "dosfstools", "mcopy": "mtools", "mdel": "mtools", "mdir": "mtools", "mmd": "mtools", "resize2fs": "e2fsprogs",
 	"mkfs.exfat": "exfatprogs", "fsck.exfat": "exfatprogs", "mount.exfat-fuse": "exfat-fuse",
 	"qemu-img": "qemu-utils", "cryptsetup": "cryptsetup-bin",
 	"btrfs": "btrfs-progs", "btrfstune": "btrfs-progs", "btrfs-convert": "btrfs-progs", "chattr": "e2fsprogs",
