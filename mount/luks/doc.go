@@ -4,6 +4,9 @@
 //	header, err := luks.Read(device)            // what it is, without a secret
 //	plain, err := luks.Open(device, secret)     // a blockdev.Device
 //
+//	keys := new(luks.Keyring)                   // for a volume that is opened again and again,
+//	plain, err := keys.Open(device, secret)     // as in all recovery points of a machine
+//
 // # How a volume is laid out
 //
 //	header │ (LUKS2: its copy) │ key slots: key material … │ cipher text …
@@ -56,8 +59,8 @@
 //     processors. Place names the place of the cipher text. A byte depends on
 //     all 16 of its block there (and in CBC on the 16 before them): who compares
 //     places to find what has changed does so in units of a sector or more.
-//   - Secrets and keys are kept in memory as long as the device is, and are
-//     neither logged nor part of an error.
+//   - Keys are kept in memory as long as the device and the Keyring are, and
+//     neither they nor secrets are logged or part of an error.
 //
 // XTS is written here and not taken from golang.org/x/crypto: that one moves the
 // tweak on byte by byte and is five times slower than the AES in it.

@@ -163,11 +163,13 @@ func (k *keySlot) check() error {
 func (v *volume) unlock(d blockdev.Device, secret []byte) ([]byte, error) {
 	slots := slices.Clone(v.slots)
 	slices.SortStableFunc(slots, func(a, b keySlot) int { return b.priority - a.priority })
-	var failed []error
+	var failed, unread []error
 	tried := 0
 	for _, k := range slots {
 		key, err := k.unlock(d, secret)
 		switch {
+		case err != nil && !damaged(err):
+			unread = append(unread, fmt.Errorf("key slot %d: %w", k.id, err))
 		case err != nil:
 			failed = append(failed, fmt.Errorf("key slot %d: %w", k.id, err))
 		case key == nil:
@@ -181,6 +183,8 @@ func (v *volume) unlock(d blockdev.Device, secret []byte) ([]byte, error) {
 	switch {
 	case len(slots) == 0:
 		return nil, fmt.Errorf("no key slot is in use, the volume was erased: %w", ErrSecret)
+	case len(unread) > 0: // the secret may be right for what could not be read
+		return nil, errors.Join(unread...)
 	case tried == 0:
 		return nil, errors.Join(failed...)
 	case len(failed) > 0:
@@ -194,17 +198,25 @@ func (v *volume) unlock(d blockdev.Device, secret []byte) ([]byte, error) {
 	return nil, ErrSecret
 }
 
+// material reads a slot's key material. It is whole sectors long, the last of
+// which is used in part.
+func (k *keySlot) material(d blockdev.Device) ([]byte, error) {
+	p := make([]byte, (int64(k.keySize)*k.stripes+511)&^511)
+	if err := readFull(d, p, k.area); err != nil {
+		return nil, fmt.Errorf("key material: %w", err)
+	}
+	return p, nil
+}
+
 // unlock gives the volume key, or nil if the secret is not this slot's.
 func (k *keySlot) unlock(d blockdev.Device, secret []byte) ([]byte, error) {
 	if err := k.check(); err != nil {
 		return nil, err
 	}
 	// The material is read first: what cannot be read is not worth the wait.
-	// It is whole sectors long, the last of which is used in part.
-	split := int64(k.keySize) * k.stripes
-	material := make([]byte, (split+511)&^511)
-	if err := readFull(d, material, k.area); err != nil {
-		return nil, fmt.Errorf("key material: %w", err)
+	material, err := k.material(d)
+	if err != nil {
+		return nil, err
 	}
 	areaKey, err := k.kdf.key(secret, k.areaKey)
 	if k.kdf.memory > returned {
@@ -222,7 +234,7 @@ func (k *keySlot) unlock(d blockdev.Device, secret []byte) ([]byte, error) {
 		return nil, err
 	}
 	s.decrypt(material, 0, 512)
-	key, err := merge(material[:split], k.keySize, k.afHash)
+	key, err := merge(material[:int64(k.keySize)*k.stripes], k.keySize, k.afHash)
 	if err != nil {
 		return nil, err
 	}
