@@ -40,7 +40,7 @@ func (a *assembly) decrypt(from int) {
 			continue
 		}
 		for _, s := range secrets {
-			d, err := luks.Open(e.Device, s.Bytes)
+			d, err := a.opts.Keys.Open(e.Device, s.Bytes)
 			if errors.Is(err, luks.ErrSecret) {
 				e.Reason = fmt.Sprintf("it is encrypted (LUKS), and no key slot opens with the %s", fromAll(secrets))
 				if err != luks.ErrSecret {
@@ -52,6 +52,9 @@ func (a *assembly) decrypt(from int) {
 			if err != nil {
 				e.fail(err)
 				break
+			}
+			if h, err := luks.Read(e.Device); err == nil {
+				e.Warnings = append(e.Warnings, h.Warnings...)
 			}
 			in := &Entry{Name: e.Name + "_crypt", Made: Decrypted, Of: []string{e.Name}, Device: d}
 			into(e, in.Name)

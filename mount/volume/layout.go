@@ -10,6 +10,7 @@ import (
 
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
+	"cairn/mount/luks"
 )
 
 // Disk is one disk of a point.
@@ -24,6 +25,9 @@ type Options struct {
 	filesys.Options
 	// Secrets open encrypted volumes.
 	Secrets []Secret
+	// Keys remembers what they opened, which is slow to find out, for who opens
+	// several points of a machine; nil remembers nothing.
+	Keys *luks.Keyring
 }
 
 // Secret is a passphrase, or the whole content of a key file.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"cairn/mount/luks"
 	"cairn/mount/volume"
 )
 
@@ -41,7 +42,7 @@ func (v *volumeFlags) options() (volume.Options, error) {
 	if v.opts != nil {
 		return *v.opts, nil
 	}
-	var o volume.Options
+	o := volume.Options{Keys: new(luks.Keyring)}
 	o.IgnoreLog = v.ignoreLog
 	for _, arg := range v.keyFiles {
 		s, err := readKeyFile(arg)
