@@ -43,15 +43,16 @@ func mode(a filesys.Attr, owned bool) uint32 {
 func (c *copier) xattrs(n tree.Node, src string, set func(name string, value []byte) error) {
 	names, err := n.Xattrs(c.ctx)
 	if err != nil {
-		c.unset(src, "extended attributes that cannot be read", err)
+		c.fail(src, fmt.Errorf("list extended attributes: %w", err))
 		return
 	}
 	for _, name := range names {
 		v, err := n.Xattr(c.ctx, name)
-		if err == nil {
-			err = set(name, v)
+		if err != nil { // the copy lacks something that the point has
+			c.fail(src, fmt.Errorf("read extended attribute %s: %w", name, err))
+			continue
 		}
-		if err != nil {
+		if err := set(name, v); err != nil {
 			space, _, _ := strings.Cut(name, ".")
 			c.unset(src, "extended attributes "+space+".*", fmt.Errorf("%s: %w", name, err))
 		}

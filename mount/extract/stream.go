@@ -175,7 +175,8 @@ func (t *archive) header(p string, n tree.Node, a filesys.Attr) (*tar.Header, er
 	default:
 		return nil, nil
 	}
-	return h, t.xattrs(h, n)
+	t.xattrs(p, h, n)
+	return h, nil
 }
 
 // plainName says whether a name is what programs take names in a PAX archive for
@@ -187,15 +188,19 @@ func plainName(name string) bool {
 // paxKey writes names as GNU tar does where they hold what ends a record's key.
 var paxKey = strings.NewReplacer("%", "%25", "=", "%3D")
 
-func (t *archive) xattrs(h *tar.Header, n tree.Node) error {
+// xattrs adds extended attributes. What cannot be read of them is a failure, and
+// no reason to leave the file out.
+func (t *archive) xattrs(p string, h *tar.Header, n tree.Node) {
 	names, err := n.Xattrs(t.ctx)
 	if err != nil {
-		return err
+		t.fail(p, fmt.Errorf("list extended attributes: %w", err))
+		return
 	}
 	for _, name := range names {
 		v, err := n.Xattr(t.ctx, name)
 		if err != nil {
-			return err
+			t.fail(p, fmt.Errorf("read extended attribute %s: %w", name, err))
+			continue
 		}
 		if h.PAXRecords == nil {
 			h.PAXRecords = make(map[string]string)
@@ -208,5 +213,4 @@ func (t *archive) xattrs(h *tar.Header, n tree.Node) error {
 		}
 		h.PAXRecords["SCHILY.xattr."+paxKey.Replace(name)] = string(v)
 	}
-	return nil
 }
