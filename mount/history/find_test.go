@@ -218,6 +218,8 @@ func TestPattern(t *testing.T) {
 		{"[a-c]x", "bx", false, true}, {"[!a-c]x", "bx", false, false}, {"[]]", "]", false, true}, {"[!]]", "]", false, false},
 		{"[a-]", "-", false, true}, {`\*`, "*", false, true}, {`\*`, "x", false, false}, {"a.b", "axb", false, false}, {"A*", "abc", true, true},
 		{"(a|b)+$^", "(a|b)+$^", false, true}, {"/home/*/x", "/home/a/b/x", false, true}, {"*.txt", "a\nb.txt", false, true},
+		{`[\d]x`, "dx", false, true}, {`[\d]x`, "5x", false, false}, {`[\é]`, "é", false, true}, {`[a\-c]`, "b", false, false},
+		{"[[:digit:]]x", "5x", false, true}, {"[[:digit:]]x", "dx", false, false}, {"[![:digit:]_]", "_", false, false}, {"[[:]", ":", false, true},
 		{`[\]]`, "]", false, true}, {"[한국]", "국", false, true}, {"a*", "a\xff", false, true},
 	} {
 		p, err := NewPattern(c.p, c.fold)
@@ -225,7 +227,7 @@ func TestPattern(t *testing.T) {
 			t.Errorf("%q on %q: %t, %v", c.p, c.s, !c.want, err)
 		}
 	}
-	for _, bad := range []string{"[", "[a", "[]", `x\`, "[z-a]", "\xff"} {
+	for _, bad := range []string{"[", "[a", "[]", `x\`, "[z-a]", "[[:nothing:]]", "\xff"} {
 		if _, err := NewPattern(bad, false); !errors.Is(err, ErrPattern) {
 			t.Errorf("%q: %v", bad, err)
 		}

@@ -11,8 +11,8 @@ import (
 var ErrPattern = errors.New("bad pattern")
 
 // Pattern matches names or paths as a shell does: * is any row of characters, ?
-// any one, [a-z] and [!a-z] one of a set, and a backslash takes the meaning off
-// the character behind it. As with find(1), * and ? match slashes of a path too.
+// any one, [a-z] and [!a-z] one of a set, in which [:digit:] and the like may
+// stand, and a backslash takes the meaning off the character behind it. As with find(1), * and ? match slashes of a path too.
 type Pattern struct{ re *regexp.Regexp }
 
 // NewPattern reads a pattern; with fold, upper and lower case are the same.
@@ -75,6 +75,10 @@ func set(b *strings.Builder, s string) (int, error) {
 			k++
 			continue
 		}
+		if n := class(s[k:]); n > 0 {
+			k += n - 1
+			continue
+		}
 		if s[k] == ']' && k > start {
 			end = k
 			break
@@ -88,10 +92,20 @@ func set(b *strings.Builder, s string) (int, error) {
 		b.WriteString("^")
 	}
 	for k := start; k < end; k++ {
+		if n := class(s[k:end]); n > 0 {
+			b.WriteString(s[k : k+n])
+			k += n - 1
+			continue
+		}
 		switch c := s[k]; {
 		case c == '\\' && k+1 < end:
 			k++
-			b.WriteString(`\` + string(s[k]))
+			if s[k] == '-' {
+				b.WriteByte('\\')
+				b.WriteByte('-')
+			} else {
+				b.WriteString(regexp.QuoteMeta(s[k : k+1]))
+			}
 		case c == '-':
 			b.WriteByte('-')
 		case strings.IndexByte(`[]^\&~`, c) >= 0:
@@ -102,6 +116,19 @@ func set(b *strings.Builder, s string) (int, error) {
 	}
 	b.WriteString("]")
 	return end + 1, nil
+}
+
+// class is the length of the class of characters, such as [:digit:], that s begins
+// with within a set; 0 if it is none.
+func class(s string) int {
+	if !strings.HasPrefix(s, "[:") {
+		return 0
+	}
+	n := strings.Index(s, ":]")
+	if n < 2 || strings.Trim(s[2:n], "abcdefghijklmnopqrstuvwxyz") != "" {
+		return 0
+	}
+	return n + 2
 }
 
 // Match says whether all of s matches. The zero Pattern matches everything.
