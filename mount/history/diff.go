@@ -13,7 +13,8 @@ import (
 
 // Diff calls fn with everything that differs between two points of an item, a
 // the earlier, ordered by path within each volume. below, if not empty, is a
-// path in the tree (/volumes/vda1/etc): only what is there, or was, is told.
+// path in the tree (/volumes/vda1/etc): only what is there, or was, is told, and
+// that a directory which it is in was renamed.
 // An error of fn ends the comparison and is returned as it is.
 func Diff(ctx context.Context, a, b *Point, below string, o Options, fn func(Change) error) error {
 	d := &diffing{ctx: ctx, a: a, b: b, o: o, delta: newDelta(a, b)}
@@ -40,7 +41,7 @@ func (d *diffing) run(below string, fn func(Change) error) error {
 			return err
 		}
 		for _, c := range list {
-			if under(c.Path, below) || c.From != "" && under(c.From, below) {
+			if under(c.Path, below) || c.From != "" && (under(c.From, below) || under(below, c.From) || under(below, c.Path)) {
 				if err := fn(c); err != nil {
 					return err
 				}

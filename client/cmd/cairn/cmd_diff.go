@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"cairn/client"
 	"cairn/mount/filesys"
 	"cairn/mount/history"
+	"cairn/mount/tree"
 	cairnv1 "cairn/proto/cairn/v1"
 )
 
@@ -91,23 +93,58 @@ func (a *app) diff(ctx context.Context, c *client.Client, old, now, at string, w
 		defer p.Tree.Close()
 		opened[i] = p
 	}
-	if at == "/" {
-		at = ""
-	}
-	if at != "" && at != "/volumes" && !strings.HasPrefix(at, "/volumes/") {
-		// The path may be in either point alone.
-		p, err := treePath(ctx, opened[1].Tree, at)
-		if err != nil {
-			var errOld error
-			if p, errOld = treePath(ctx, opened[0].Tree, at); errOld != nil {
-				return err
-			}
-		}
-		at = p
+	below, err := diffPaths(ctx, opened[0].Tree, opened[1].Tree, at)
+	if err != nil {
+		return err
 	}
 	o := problems()
 	o.Walk = walk
-	return history.Diff(ctx, opened[0], opened[1], at, o, fn)
+	incomplete := error(nil)
+	for _, p := range below {
+		err := history.Diff(ctx, opened[0], opened[1], p, o, fn)
+		if err != nil && !errors.Is(err, history.ErrIncomplete) {
+			return err
+		}
+		incomplete = errors.Join(incomplete, err)
+	}
+	return incomplete
+}
+
+// diffPaths is where a path given by a user is in two trees: changes are told
+// where they are, not by the symlinks that lead there. The path may be in either
+// tree alone, or lead to different places; a symlink is meant, and what it leads to.
+func diffPaths(ctx context.Context, old, now *tree.Tree, at string) ([]string, error) {
+	if at == "/" || at == "/volumes" || at == "/volumes/" {
+		return []string{""}, nil
+	}
+	var found []string
+	var failed error
+	for _, t := range []*tree.Tree{now, old} {
+		p, err := treePath(ctx, t, at)
+		for _, follow := range []bool{false, true} {
+			if err != nil {
+				break
+			}
+			var f tree.Found
+			if f, err = t.Resolve(ctx, p, follow); err == nil && !slices.Contains(found, f.Path) {
+				found = append(found, f.Path)
+			}
+		}
+		if failed == nil {
+			failed = err
+		}
+	}
+	if len(found) == 0 {
+		return nil, failed
+	}
+	for _, p := range found {
+		if !strings.HasPrefix(p, "/volumes/") {
+			return nil, usagef("%q: only what is on volumes can be compared", at)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(found), func(p string) bool { // told with what it is in
+		return slices.ContainsFunc(found, func(q string) bool { return strings.HasPrefix(p, q+"/") })
+	}), nil
 }
 
 // parentOf is the resource name of the item that a point is of.
