@@ -74,7 +74,7 @@ person on the terminal says so; until its copy is complete the old one stays.`,
 		o.Report = func(p string, err error) {
 			mu.Lock()
 			defer mu.Unlock()
-			fmt.Fprintf(os.Stderr, "cairn: %s: %v\n", p, err)
+			fmt.Fprintf(os.Stderr, "cairn: %s: %s\n", quoted(p), printable(err.Error()))
 		}
 		if dest == "-" {
 			if len(sources) > 1 {

@@ -109,7 +109,7 @@ func (l *lister) list(ctx context.Context, t *tree.Tree, p string, recursive boo
 
 func (l *lister) fail(at string, err error) {
 	l.flushTable()
-	fmt.Fprintf(os.Stderr, "cairn: %s: %v\n", at, err)
+	fmt.Fprintf(os.Stderr, "cairn: %s: %s\n", quoted(at), printable(err.Error()))
 	l.failed = errors.New("not everything could be listed")
 }
 
@@ -172,16 +172,6 @@ func (l *lister) flush() error {
 		}
 	}
 	return l.failed
-}
-
-// quoted keeps a guest's names from driving the terminal.
-func quoted(name string) string {
-	for _, r := range name {
-		if r < ' ' || r == 0x7f || r == '\ufffd' {
-			return fmt.Sprintf("%q", name)
-		}
-	}
-	return name
 }
 
 func goMode(m uint32) fs.FileMode {

@@ -31,7 +31,7 @@ func printError(w io.Writer, err error) {
 		fmt.Fprintln(w, "cairn: interrupted")
 		return
 	}
-	fmt.Fprintf(w, "cairn: %s\n", text(err))
+	fmt.Fprintf(w, "cairn: %s\n", printable(text(err)))
 	for _, v := range client.FieldViolations(err) {
 		if !strings.Contains(text(err), v) {
 			fmt.Fprintf(w, "  %s\n", v)

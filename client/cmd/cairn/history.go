@@ -101,9 +101,9 @@ func (a *app) itemPoints(ctx context.Context, c *client.Client, s string, r date
 func problems() history.Options {
 	said := map[string]bool{}
 	return history.Options{Problem: func(point, p string, err error) {
-		line := fmt.Sprintf("%s: %v", quoted(p), err)
+		line := quoted(p) + ": " + printable(err.Error())
 		if p == "" {
-			line = err.Error()
+			line = printable(err.Error())
 		}
 		if !said[line] {
 			said[line] = true

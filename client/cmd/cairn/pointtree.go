@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -126,13 +127,16 @@ func (a *app) openTree(ctx context.Context, c *client.Client, s, what string) (*
 	}, opts), nil
 }
 
+// pointTime is a POINT that ends in a time of day, without a PATH.
+var pointTime = regexp.MustCompile(`@\d{4}-\d\d-\d\dT\d\d:[\d:]*Z?$`)
+
 // splitPath splits POINT:PATH. A point's short form can hold colons (a time of
 // day), a path begins with a slash.
 func splitPath(s string) (point, p string, err error) {
 	i := strings.Index(s, ":/")
 	if i < 0 {
 		i = strings.LastIndexByte(s, ':')
-		if i < 0 || strings.Contains(s[i:], "@") {
+		if i < 0 || strings.Contains(s[i:], "@") || pointTime.MatchString(s) {
 			return s, "/", nil
 		}
 	}
