@@ -22,6 +22,7 @@ func (badXattrs) Xattr(uint64, string) ([]byte, error) { return nil, filesys.Err
 // that is a failure, of the copy as of the archive, but the file is there.
 func TestUnreadableXattr(t *testing.T) {
 	fs := mounttest.NewFS()
+	fs.Dir("/d")
 	fs.File("/d/one", "content").Xattrs = map[string][]byte{"user.note": []byte("x")}
 	tr := guest(badXattrs{fs})
 	dest := t.TempDir()
