@@ -138,3 +138,12 @@ func seal(block []byte, at int) {
 	clear(block[at : at+4])
 	binary.LittleEndian.PutUint32(block[at:], crc32.Checksum(block, castagnoli))
 }
+
+// sealed says whether the checksum of a block is right.
+func sealed(block []byte, at int) bool {
+	var zero [4]byte
+	sum := crc32.Update(0, castagnoli, block[:at])
+	sum = crc32.Update(sum, castagnoli, zero[:])
+	sum = crc32.Update(sum, castagnoli, block[at+4:])
+	return sum == binary.LittleEndian.Uint32(block[at:])
+}

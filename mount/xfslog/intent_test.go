@@ -259,6 +259,27 @@ func TestUnfinishedMapping(t *testing.T) {
 		w.unfinished(changes...)
 		refused(t, w, filesys.ErrCorrupt, "not in use")
 	})
+	// What is damaged must not get a checksum that holds.
+	t.Run("damaged", func(t *testing.T) {
+		w := newLE(t, true)
+		w.file(2, extentsOf(before...), 2, 8)[57] ^= 1
+		w.unfinished(changes...)
+		refused(t, w, filesys.ErrCorrupt, "checksum")
+		for _, change := range [][]mapChange{changes, {{ino: ino, offset: 0, count: 100, flags: 2}}} {
+			w = newLE(t, true)
+			tree(w, before)[72+16+7] ^= 1
+			w.unfinished(change...)
+			refused(t, w, filesys.ErrCorrupt, "checksum")
+		}
+		w = newLE(t, true)
+		leaf := tree(w, before)
+		in := bytes.Clone(w.volume[128*sector:][:512])
+		be.PutUint64(leaf[btOwner:], 4711)
+		w.begin(1)
+		w.inode(1, 128, 0, fieldCore|fieldOwner, 0, false, w.swapped(in))
+		w.commit(1)
+		refused(t, w, filesys.ErrCorrupt, "checksum")
+	})
 	t.Run("exchanged", func(t *testing.T) {
 		w := newLE(t, true)
 		leaf := tree(w, before)

@@ -128,6 +128,9 @@ func (l *Log) changeMap(volume io.ReaderAt, m mapChange) error {
 	if be.Uint16(inode) != dinodeMagic || be.Uint16(inode[2:]) == 0 {
 		return corrupt("inode %d is not in use", m.ino)
 	}
+	if inode[4] >= 3 && !sealed(inode, dinodeCRC) {
+		return corrupt("inode %d fails its checksum", m.ino)
+	}
 	fork, attr, err := forks(inode)
 	if err != nil {
 		return err

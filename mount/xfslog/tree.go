@@ -38,7 +38,8 @@ func parseRoot(fork []byte) (node, error) {
 	return b, nil
 }
 
-// child reads the block behind the i-th key.
+// child reads the block behind the i-th key. Whoever changes it gives it a new
+// checksum, so that damage has to be found here.
 func (l *Log) child(volume io.ReaderAt, b *node, i int, read func(io.ReaderAt, int64, int) ([]byte, error)) (node, error) {
 	block := be.Uint64(b.data[b.head+8*b.most+8*i:])
 	if err := l.g.checkBlock(block); err != nil {
@@ -48,6 +49,9 @@ func (l *Log) child(volume io.ReaderAt, b *node, i int, read func(io.ReaderAt, i
 	p, err := read(volume, at, l.g.BlockSize)
 	if err != nil {
 		return node{}, err
+	}
+	if l.g.V5 && !sealed(p, longTree.crc) {
+		return node{}, corrupt("block %d of a mapping fails its checksum", block)
 	}
 	c := node{at: at, data: p, level: int(be.Uint16(p[4:])), n: int(be.Uint16(p[6:])), head: 24}
 	magic := uint32(magicTreeV4)
