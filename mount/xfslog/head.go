@@ -80,6 +80,12 @@ func (r *ring) searchHead() (head, stop uint32, empty bool, err error) {
 	case first == last:
 		// As if the cycle fell behind the last sector.
 		return 0, last, false, nil
+	case last == 0 && first == 2:
+		// The second round has begun while the end of the first was under way.
+		if c, err := r.cycleAt(r.size - r.window()); err != nil || c != 0 {
+			return 0, 1, false, err
+		}
+		fallthrough
 	case last == 0 && first != 1:
 		return 0, 0, false, corrupt("log: cycle %d at its start and %d at its end", first, last)
 	}

@@ -3,6 +3,7 @@ package xfslog
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"testing"
 
@@ -140,6 +141,48 @@ func TestTorn(t *testing.T) {
 			w.unmount()
 		}
 	})
+}
+
+// TestFirstWrap: of a log that has just begun its second round, the last sector
+// of the first did not reach the disk.
+func TestFirstWrap(t *testing.T) {
+	w := newWriter(true, 2, binary.LittleEndian, seeded(t))
+	for w.at < w.size()-16 {
+		steps(w, 1, 1)
+		w.unmount()
+	}
+	clear(w.volume[:testLog])
+	w.tail = w.startOf()
+	at := steps(w, 1, 8)
+	if w.cycle != 2 {
+		t.Fatalf("records at %v are in one round", at)
+	}
+	whole := 0 // records in front of the one that is incomplete
+	for _, next := range at[1:] {
+		if next < at[0] {
+			break
+		}
+		whole++
+	}
+	clear(w.log()[len(w.log())-sector:])
+	l, err := Load(bytes.NewReader(w.volume), w.g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, l.Report().String(), replayed(t, w, l, 8), 1, whole)
+}
+
+// TestNeverWritten: a log of which more was never written than can be under way.
+func TestNeverWritten(t *testing.T) {
+	const size = 16 << 10
+	log := make([]byte, size*sector)
+	for i := range size - maxInFlight*maxRecord/sector {
+		be.PutUint32(log[i*sector:], 2)
+	}
+	r := &ring{r: bytes.NewReader(log), size: size, g: &Geometry{}}
+	if _, _, _, err := r.searchHead(); !errors.Is(err, filesys.ErrCorrupt) {
+		t.Errorf("%v", err)
+	}
 }
 
 // TestTailOverwritten: when the records under way have damaged the first ones,
