@@ -24,7 +24,8 @@ const (
 const (
 	flagRealtime = 0x1 // di_flags: content is on the real-time device
 
-	flag2BigTime  = 0x08 // di_flags2
+	flag2Reflink  = 0x02 // di_flags2: blocks may be shared
+	flag2BigTime  = 0x08
 	flag2Nrext64  = 0x10
 	flag2Metadata = 0x20
 )
@@ -107,8 +108,13 @@ func (f *FS) decodeInode(ino uint64, raw []byte) (*inode, error) {
 	if in.size = int64(be.Uint64(raw[56:])); in.size < 0 {
 		return nil, corrupt("size %d", uint64(in.size))
 	}
-	// What a file takes cannot be more than there is, on both devices.
-	if n := be.Uint64(raw[64:]); n > f.sb.blocks+min(be.Uint64(f.sb.raw[16:]), 1<<52) {
+	// What a file takes cannot be more than there is, on both devices, unless it
+	// has the same blocks in many places.
+	limit := f.sb.blocks + min(be.Uint64(f.sb.raw[16:]), 1<<52)
+	if in.flags2&flag2Reflink != 0 {
+		limit = maxOffset
+	}
+	if n := be.Uint64(raw[64:]); n > limit {
 		return nil, corrupt("%d blocks", n)
 	}
 	if err := f.decodeForks(in, raw[core:]); err != nil {

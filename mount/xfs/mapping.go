@@ -46,6 +46,9 @@ func (fk *fork) check() error {
 		if fk.extents > uint64(len(fk.root)/16) {
 			return corrupt("%s in %d extents, where %d fit", what, fk.extents, len(fk.root)/16)
 		}
+		if err := checkRecords(fk.root, int(fk.extents)); err != nil {
+			return wrap(err, "%s", what)
+		}
 	case formBtree:
 		if len(fk.root) < 4 {
 			return corrupt("%s: no room for the root of a btree", what)

@@ -55,6 +55,13 @@ func TestQuirks(t *testing.T) {
 		{"no type", "files/small", put16(2, 0o644), ofAttr, filesys.ErrCorrupt, "mode"},
 		{"negative size", "files/small", put64(56, 1<<63), ofAttr, filesys.ErrCorrupt, "size"},
 		{"too many blocks", "files/small", put64(64, 1<<40), ofAttr, filesys.ErrCorrupt, "blocks"},
+		{"more blocks than there are, some many times", "files/small", func(b []byte) { put64(120, 0x02)(b); put64(64, 1<<40)(b) }, ofAttr, nil, ""},
+		{"blocks beyond 64 bits", "files/small", func(b []byte) { put64(120, 0x02)(b); put64(64, 1<<60)(b) }, ofAttr, filesys.ErrCorrupt, "blocks"},
+		{"extents out of order", "files/preallocated", func(b []byte) {
+			for i := range 16 {
+				b[192+i], b[208+i] = b[208+i], b[192+i]
+			}
+		}, ofRead, filesys.ErrCorrupt, "extent"},
 		{"version 2", "files/small", put8(4, 2), ofAttr, filesys.ErrCorrupt, "version 2"},
 		{"another inode's number", "files/small", put64(152, 7), ofAttr, filesys.ErrCorrupt, "inode 7"},
 		{"another volume's", "files/small", put64(160, 7), ofAttr, filesys.ErrCorrupt, "belongs to the volume"},

@@ -228,11 +228,21 @@ func TestTrapSharedBlocks(t *testing.T) {
 		must(t, unix.IoctlFileClone(int(g.Fd()), int(f.Fd())))
 		_, err = g.WriteAt([]byte("changed"), 100000)
 		must(t, err)
+		must(t, g.Close())
+		// More than the volume has room for.
+		g, err = os.Create(filepath.Join(dir, "many"))
+		must(t, err)
+		for i := range uint64(200) {
+			must(t, unix.IoctlFileCloneRange(int(g.Fd()), &unix.FileCloneRange{Src_fd: int64(f.Fd()), Src_length: 120 * 4096, Dest_offset: i * 120 * 4096}))
+		}
 		must(t, f.Close())
 		must(t, g.Close())
 	})
 	fs := openImage(t, image)
 	want := bytes.Clone(noise[:500000])
+	if got := content(t, fs, "many"); !bytes.Equal(got, bytes.Repeat(want[:120*4096], 200)) {
+		t.Error("the file with the same blocks in many places is wrong")
+	}
 	if !bytes.Equal(content(t, fs, "first"), want) {
 		t.Error("the first file is wrong")
 	}
