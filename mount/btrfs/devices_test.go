@@ -158,7 +158,13 @@ func find(t *testing.T, r io.ReaderAt, sector []byte) (list []int64) {
 // TestStaleDevice: a device that was away for a while has old data, which is
 // never shown.
 func TestStaleDevice(t *testing.T) {
-	v := mkfs(t, 2, 130, "-d raid1 -m raid1")
+	t.Run("raid1", func(t *testing.T) { testStaleDevice(t, 2, "-d raid1 -m raid1") })
+	t.Run("raid5", func(t *testing.T) { testStaleDevice(t, 3, "-d raid5 -m raid1") })
+	t.Run("raid6", func(t *testing.T) { testStaleDevice(t, 4, "-d raid6 -m raid1c3") })
+}
+
+func testStaleDevice(t *testing.T, count int, profiles string) {
+	v := mkfs(t, count, 130, profiles)
 	dir, unmount := v.mount(t, false, "")
 	path := func(name string) string { return filepath.Join(dir, name) }
 	writeFile(t, path("sums"), bytes.Repeat([]byte("old "), 50000))
@@ -179,7 +185,7 @@ func TestStaleDevice(t *testing.T) {
 	}
 	unmount()
 	want := bytes.Repeat([]byte("new "), 50000)
-	for _, stale := range []int{0, 1} {
+	for stale := range count {
 		devices := v.devices(t)
 		devices[stale] = old.devices(t)[stale]
 		fs, err := btrfs.Open(devices, filesys.Options{})

@@ -50,18 +50,12 @@ func wrapDevice(err error, id uint64) error {
 }
 
 // reconstruct computes what stripe s has at off from the rest of its row: the
-// parity is the sum, bit by bit, of all data. RAID6's second parity, which
-// stands behind the first, is not used.
+// parity is the sum, bit by bit, of all data.
 func (c *chunk) reconstruct(p []byte, s, row int, off uint64) error {
-	count := len(c.stripes)
-	skip := -1
-	if c.kind&groupRAID6 != 0 {
-		skip = (row + count - 1) % count
-	}
 	clear(p)
 	other := make([]byte, len(p))
 	for i := range c.stripes {
-		if i == s || i == skip {
+		if i == s || i == c.unused(row) {
 			continue
 		}
 		if err := c.stripes[i].read(other, c.stripes[i].off+off); err != nil {
@@ -86,19 +80,13 @@ func (v *volume) order(logical uint64) (list []int, fresh int, err error) {
 	}
 	var behind, stale []int
 	for m := range min(c.mirrors(), 16) {
-		if c.kind&groupParity != 0 {
+		switch c.age(logical-c.start, m) {
+		case isThere:
 			list = append(list, m)
-			continue
-		}
-		s, _, _, _ := c.at(logical-c.start, m)
-		switch d := c.stripes[s].dev; {
-		case d == nil:
-		case d.stale:
-			stale = append(stale, m)
-		case d.behind:
+		case isBehind:
 			behind = append(behind, m)
-		default:
-			list = append(list, m)
+		case isStale:
+			stale = append(stale, m)
 		}
 	}
 	list = append(list, behind...)
@@ -106,6 +94,57 @@ func (v *volume) order(logical uint64) (list []int, fresh int, err error) {
 }
 
 var firstMirror = []int{0}
+
+// age says how far a device, or what is read of several, is from the newest state.
+type age uint8
+
+const (
+	isThere age = iota
+	isBehind
+	isStale
+	isMissing
+)
+
+func (s *stripe) age() age {
+	switch d := s.dev; {
+	case d == nil:
+		return isMissing
+	case d.stale:
+		return isStale
+	case d.behind:
+		return isBehind
+	}
+	return isThere
+}
+
+// age of what a mirror has at off in the chunk. What is computed of several
+// stripes is as old as the oldest of them.
+func (c *chunk) age(off uint64, mirror int) age {
+	if c.kind&groupParity == 0 {
+		s, _, _, _ := c.at(off, mirror)
+		return c.stripes[s].age()
+	}
+	s, row, _, _ := c.at(off, 0)
+	if mirror == 0 {
+		return c.stripes[s].age()
+	}
+	oldest := isThere
+	for i := range c.stripes {
+		if i != s && i != c.unused(row) {
+			oldest = max(oldest, c.stripes[i].age())
+		}
+	}
+	return oldest
+}
+
+// unused is the stripe of a row that has RAID6's second parity, which stands
+// behind the first and is not used; -1 without one.
+func (c *chunk) unused(row int) int {
+	if c.kind&groupRAID6 == 0 {
+		return -1
+	}
+	return (row + len(c.stripes) - 1) % len(c.stripes)
+}
 
 // missing tells what is not there of the devices that chunks lie on: an error
 // if a chunk cannot be read for that, or else a warning.
