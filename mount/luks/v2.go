@@ -18,7 +18,7 @@ const (
 	v2Checksum = 448
 	secondary  = "SKUL\xba\xbe"
 	// maxHeader is the greatest size that the format has, maxJSON what is read
-	// of it: a text of a megabyte takes some ten in memory.
+	// of it: a text of a megabyte takes thirty in memory at most.
 	maxHeader = 4 << 20
 	maxJSON   = 1 << 20
 )
