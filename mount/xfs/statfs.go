@@ -101,6 +101,9 @@ func (f *FS) sumGroups() (g groupCounters) {
 	return g
 }
 
+// maxUnlinked bounds how many inodes without a name are counted in all.
+const maxUnlinked = 1 << 20
+
 // unlinked counts the inodes that the guest had open without a name, which Linux
 // deletes after the replay of the log, and the blocks that they take. Each group
 // has 64 lists of them, chained through the inodes. Blocks that are shared with
@@ -114,23 +117,32 @@ func (f *FS) unlinked() (inodes, blocks uint64) {
 		if err != nil {
 			continue
 		}
-		left := min(be.Uint32(agi[16:]), 1<<20) // a list may run in circles
 		for i := range 64 {
-			next := be.Uint32(agi[40+4*i:])
-			for ; next != nullAgino && left > 0; left-- {
-				ino := ag<<(f.sb.agBits+f.sb.inopBits) | uint64(next)
-				if !f.sb.validInode(ino) {
-					break
-				}
-				in, err := f.anyInode(ino)
-				if err != nil || in.nlink != 0 {
-					break
-				}
-				inodes++
-				blocks += be.Uint64(in.raw[64:])
-				next = be.Uint32(in.raw[96:])
-			}
+			n, b := f.unlinkedList(ag, be.Uint32(agi[40+4*i:]), maxUnlinked-inodes)
+			inodes, blocks = inodes+n, blocks+b
 		}
+	}
+	return inodes, blocks
+}
+
+// unlinkedList counts at most limit inodes of the list that begins with agino. A
+// list in circles, which is found as in Brent's method, ends there.
+func (f *FS) unlinkedList(ag uint64, agino uint32, limit uint64) (inodes, blocks uint64) {
+	seen, power := uint32(nullAgino), uint64(1)
+	for agino != nullAgino && agino != seen && inodes < limit {
+		ino := ag<<(f.sb.agBits+f.sb.inopBits) | uint64(agino)
+		if !f.sb.validInode(ino) {
+			break
+		}
+		in, err := f.anyInode(ino)
+		if err != nil || in.nlink != 0 {
+			break
+		}
+		if inodes++; inodes == power {
+			seen, power = agino, 2*power
+		}
+		blocks += be.Uint64(in.raw[64:])
+		agino = be.Uint32(in.raw[96:])
 	}
 	return inodes, blocks
 }
