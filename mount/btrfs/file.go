@@ -222,7 +222,8 @@ func (c *file) Stored(off int64) (filesys.Range, int64, error) {
 		// A clone may use another part of the extent at the same offset. Only
 		// of an extent that is used whole does n say where in it off lies.
 		phys, run := c.v.physical(e.disk)
-		if phys < 0 || run < e.diskLen || e.off != 0 || e.end-e.start != e.ram {
+		// As many bytes as there is content would look like plain data.
+		if phys < 0 || run < e.diskLen || e.off != 0 || e.end-e.start != e.ram || e.diskLen == uint64(n) {
 			return unknown, n, nil
 		}
 		return filesys.Range{Off: phys, Len: int64(e.diskLen)}, n, nil
@@ -233,6 +234,9 @@ func (c *file) Stored(off int64) (filesys.Range, int64, error) {
 	}
 	if e.compression == 0 {
 		return filesys.Range{Off: phys + off, Len: n}, n, nil
+	}
+	if int64(len(e.inline)) == n {
+		return unknown, n, nil
 	}
 	return filesys.Range{Off: phys, Len: int64(len(e.inline))}, n, nil
 }
