@@ -225,7 +225,7 @@ func (f *FS) findEntry(dir uint64, name string, fold bool) (found entry, as file
 		// are those of ASCII then.
 		err = x.each(func(e entry) bool {
 			n, err := parseFileName(e.key)
-			if err != nil || n.raw != raw && !(fold && strings.EqualFold(n.raw, raw)) {
+			if err != nil || n.raw != raw && !(fold && asciiUpcase.compare(n.raw, raw) == 0) {
 				return true
 			}
 			return match(e)

@@ -78,6 +78,18 @@ func (t upcase) up(u uint16) uint16 {
 	return u
 }
 
+// asciiUpcase knows the letters of ASCII alone.
+var asciiUpcase = func() upcase {
+	t := make(upcase, 128)
+	for u := range t {
+		t[u] = uint16(u)
+		if 'a' <= u && u <= 'z' {
+			t[u] -= 'a' - 'A'
+		}
+	}
+	return t
+}()
+
 // all makes a name in UTF-16LE one of capital letters.
 func (t upcase) all(name string) string {
 	b := []byte(name)

@@ -396,6 +396,11 @@ func TestLookupWithoutTable(t *testing.T) {
 	for i := range 300 {
 		must(t, os.WriteFile(fmt.Sprintf("%s/file number %d", dir, i), nil, 0o644))
 	}
+	must(t, os.WriteFile(dir+"/Caf\u00e8", nil, 0o644))
+	for name, target := range map[string]string{"same": "caF\u00e8", "other": "caf\u00e9"} {
+		must(t, os.WriteFile(dir+"/"+name, nil, 0o644))
+		setReparse(t, dir+"/"+name, 0xA000000C, symlinkData(target, 1))
+	}
 	unmount()
 	b, err := os.ReadFile(image)
 	must(t, err)
@@ -405,6 +410,11 @@ func TestLookupWithoutTable(t *testing.T) {
 	must(t, err)
 	for i := range 300 {
 		walk(t, fs, fmt.Sprintf("file number %d", i))
+	}
+	for name, want := range map[string]string{"same": "Caf\u00e8", "other": "caf\u00e9"} {
+		if got, err := fs.Readlink(walk(t, fs, name)); err != nil || got != want {
+			t.Errorf("%s leads to %q, %v, want %q", name, got, err, want)
+		}
 	}
 }
 
