@@ -95,7 +95,7 @@ type mirrorLog struct {
 func (l *mirrorLog) inStep(off int64) (bool, int64, error) {
 	r := off / l.region
 	n := l.region - off%l.region
-	if l == nil || r >= l.regions {
+	if r >= l.regions {
 		return false, n, nil
 	}
 	var b [1]byte

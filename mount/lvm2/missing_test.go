@@ -163,3 +163,28 @@ func TestFlip(t *testing.T) {
 	}
 	t.Logf("%d volumes lost", lost)
 }
+
+// TestReachable: that the disks could not be reached when the store of a snapshot
+// or the mappings of a cache were to be read is not remembered.
+func TestReachable(t *testing.T) {
+	gone := errors.New("the server is gone")
+	for _, name := range []string{"lvm-snap", "lvm-cache"} {
+		f := raidtest.Load(t, name)
+		vgs := assemble(t, f.Disks)
+		for _, want := range f.Volumes {
+			dev := find(t, vgs, want.Name).Device
+			for _, d := range f.Disks {
+				d.Fail = func(int64, int64) error { return gone }
+			}
+			if _, err := raidtest.Digest(dev); !errors.Is(err, gone) {
+				t.Errorf("%s: %v", want.Name, err)
+			}
+			for _, d := range f.Disks {
+				d.Fail = nil
+			}
+			if got, err := raidtest.Digest(dev); err != nil || got != want.SHA256 {
+				t.Errorf("%s, when the disks can be reached again: %v", want.Name, err)
+			}
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package lvm2
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -20,7 +21,8 @@ type overlay struct {
 
 	read   func(*overlay) ([]run, error)
 	shared *atomic.Int64 // counts the runs of all overlays of a group
-	once   sync.Once
+	mu     sync.Mutex    // guards what follows until it is loaded
+	loaded atomic.Bool
 	runs   []run // ascending by from, disjoint
 	err    error
 }
@@ -34,15 +36,27 @@ type run struct {
 // maxRuns bounds the memory of all overlays of a group to 24 MiB.
 const maxRuns = 1 << 20
 
-// load reads which chunks the store has, when the first byte is read.
+// load reads which chunks the store has, when the first byte is read. What is
+// wrong with the store is remembered; that it could not be reached is not.
 func (o *overlay) load() error {
-	o.once.Do(func() {
-		if o.runs, o.err = o.read(o); o.err == nil {
-			o.shared.Add(int64(len(o.runs)))
-			o.err = sortRuns(o.runs)
-		}
-	})
-	return o.err
+	if o.loaded.Load() {
+		return o.err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.loaded.Load() {
+		return o.err
+	}
+	runs, err := o.read(o)
+	if err == nil {
+		o.shared.Add(int64(len(runs)))
+		err = sortRuns(runs)
+	} else if !errors.Is(err, filesys.ErrCorrupt) && !errors.Is(err, filesys.ErrUnsupported) {
+		return err
+	}
+	o.runs, o.err = runs, err
+	o.loaded.Store(true)
+	return err
 }
 
 // addRun adds a chunk to runs.
