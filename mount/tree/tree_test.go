@@ -345,6 +345,33 @@ func TestScanError(t *testing.T) {
 	}
 }
 
+// A partition that could not be looked into is looked for again, too.
+func TestPartitionError(t *testing.T) {
+	p := testPoint()
+	bad := p.Disks[0].Image.(*mounttest.Disk)
+	bad.ReadErr = func(off int64, n int) error {
+		if off+int64(n) > 1<<20 {
+			return errors.New("the server is gone")
+		}
+		return nil
+	}
+	tr := NewPoint(p, Options{OpenFS: onlyExt})
+	vols := find(t, tr, "volumes").Node
+	if got := list(t, vols); slices.Contains(got, "vda1") {
+		t.Fatalf("volumes %q", got)
+	}
+	if vols.Fresh() == 0 {
+		t.Error("volumes may be cached for ever")
+	}
+	bad.ReadErr = nil
+	if got := list(t, vols); !slices.Contains(got, "vda1") {
+		t.Errorf("after it went away: %q", got)
+	}
+	if vols.Fresh() != 0 {
+		t.Error("volumes may not be cached for ever")
+	}
+}
+
 func TestInodeNumbers(t *testing.T) {
 	fs := testFS()
 	n := fs.File("/a", "x")

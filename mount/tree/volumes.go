@@ -28,7 +28,7 @@ type Volume struct {
 
 	tree   *Tree
 	time   time.Time
-	inodes inodes
+	inodes *inodes
 	fs     lazy[opened]
 	note   lazy[*text]
 }
@@ -148,7 +148,7 @@ func (d *volumesDir) list() *found {
 		}
 		l := volume.Assemble(disks, d.tree.opts.Volumes)
 		f := &found{disks: l.Disks}
-		var err error
+		err := l.Unread
 		for _, t := range l.Disks {
 			for _, w := range t.Warnings {
 				d.tree.opts.Log.Warn("partition table", "disk", t.Name, "warning", w)
@@ -157,8 +157,13 @@ func (d *volumesDir) list() *found {
 		for _, e := range l.Entries {
 			v := d.known[e.Name]
 			if v == nil || !v.fs.done.Load() || v.fs.v.err != nil {
-				v = &Volume{Entry: e, tree: d.tree, time: d.time}
-				v.inodes.slot = d.tree.slot.Add(1)
+				ids := &inodes{}
+				if v != nil {
+					ids = v.inodes
+				} else {
+					ids.slot = d.tree.slot.Add(1)
+				}
+				v = &Volume{Entry: e, tree: d.tree, time: d.time, inodes: ids}
 				if d.known == nil {
 					d.known = map[string]*Volume{}
 				}

@@ -180,3 +180,19 @@ func TestNoImage(t *testing.T) {
 		t.Errorf("a sound disk: %+v", e)
 	}
 }
+
+// TestUnread: a layout says that something could not be read while it was put
+// together, be it that its entries could do without.
+func TestUnread(t *testing.T) {
+	f := raidtest.Load(t, "lvm-raid")
+	disks := point(f)
+	if l := Assemble(disks, Options{}); l.Unread != nil {
+		t.Errorf("all could be read: %v", l.Unread)
+	}
+	whole := disks[1].ReaderAt
+	disks[1].ReaderAt = badReader{whole, 1 << 20, 1 << 40}
+	l := Assemble(disks, Options{})
+	if !errors.Is(l.Unread, errLost) {
+		t.Errorf("a disk with one readable MiB: %v", l.Unread)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
@@ -43,6 +44,9 @@ type Layout struct {
 	// Entries in the order in which they are shown: the partitions of each
 	// disk, or the disk itself where it has none, then what is made of them.
 	Entries []*Entry
+	// Unread is why something could not be read while this was put together, or
+	// nil. Entries tell as far as it mattered to them; another look may find more.
+	Unread error
 }
 
 // DiskTable is the partition table of a disk.
@@ -140,6 +144,8 @@ func (e *Entry) Open(o filesys.Options) (filesys.FS, error) {
 // cannot be looked into has one.
 func Assemble(disks []Disk, o Options) *Layout {
 	l := &Layout{Disks: make([]DiskTable, len(disks))}
+	disks = slices.Clone(disks)
+	var lost atomic.Pointer[error]
 	var wg sync.WaitGroup
 	for i, d := range disks {
 		t := &l.Disks[i]
@@ -148,7 +154,8 @@ func Assemble(disks []Disk, o Options) *Layout {
 			t.Err = errors.New("the disk has no image")
 			continue
 		}
-		wg.Go(func() { t.Table, t.Err = Scan(d.ReaderAt, d.Size) })
+		disks[i].ReaderAt = watched{d.ReaderAt, &lost}
+		wg.Go(func() { t.Table, t.Err = Scan(disks[i].ReaderAt, d.Size) })
 	}
 	wg.Wait()
 	a := &assembly{Layout: l, opts: o, taken: map[string]bool{}}
@@ -164,7 +171,26 @@ func Assemble(disks []Disk, o Options) *Layout {
 		}
 	}
 	a.assemble()
+	if err := lost.Load(); err != nil {
+		l.Unread = *err
+	}
 	return l
+}
+
+// watched notes that a disk could not be read. Who puts groups and arrays
+// together can often do without, and says so, but what the server's absence left
+// out must not stay left out.
+type watched struct {
+	io.ReaderAt
+	lost *atomic.Pointer[error]
+}
+
+func (w watched) ReadAt(p []byte, off int64) (int, error) {
+	n, err := w.ReaderAt.ReadAt(p, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		w.lost.CompareAndSwap(nil, &err)
+	}
+	return n, err
 }
 
 // maxEntries bounds how many volumes a point may have: hostile metadata could
