@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf16"
 
+	"cairn/mount/fat/cluster"
 	"cairn/mount/filesys"
 	"cairn/mount/filesys/fstest"
 )
@@ -289,7 +290,18 @@ func TestTrapParallelReaders(t *testing.T) {
 		m.rooted.folder(fmt.Sprint("d", i), 3, true).file("file", noise[i:i+100000], true)
 	}
 	fs := m.open()
-	done := make(chan error)
+	done, read := make(chan error), make(chan bool)
+	go func() {
+		for {
+			select {
+			case <-read:
+				done <- nil
+				return
+			default:
+				fs.Forget()
+			}
+		}
+	}()
 	for k := range 16 {
 		go func() {
 			err := func() error {
@@ -318,5 +330,34 @@ func TestTrapParallelReaders(t *testing.T) {
 	}
 	for range 16 {
 		must(t, <-done)
+	}
+	close(read)
+	must(t, <-done)
+}
+
+// TestForget: what was kept is let go of, and changes no answer.
+func TestForget(t *testing.T) {
+	m := newMaker(t, 40<<20, "-F", "32", "-s", "1")
+	d := m.rooted.folder("d", 2, true)
+	d.folder("e", 1, true).file("file", noise[:100000], true)
+	fs := m.open()
+	var kept []int64
+	for range 3 {
+		di := lookup(t, fs, 1, "d")
+		ei := lookup(t, fs, di, "e")
+		if got := content(t, fs, lookup(t, fs, ei, "file")); !bytes.Equal(got, noise[:100000]) {
+			t.Error("wrong content")
+		}
+		if p, err := fs.Parent(ei); err != nil || p != di {
+			t.Errorf("parent %d, %v", p, err)
+		}
+		kept = append(kept, fs.Kept())
+		fs.Forget()
+		if n := fs.Kept(); n != 0 {
+			t.Errorf("%d bytes are kept", n)
+		}
+	}
+	if kept[1] < cluster.PageSize || kept[2] != kept[1] {
+		t.Errorf("kept %d bytes", kept)
 	}
 }

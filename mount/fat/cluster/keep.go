@@ -1,0 +1,86 @@
+package cluster
+
+// What a file system keeps of its metadata is in the caches of this package and
+// in Parents. All of it can be let go of, and is read again when it is needed.
+
+// Keeping is something that keeps bytes, and can let go of them.
+type Keeping interface {
+	// Kept is about how many bytes it keeps now.
+	Kept() int64
+	// Forget lets go of them.
+	Forget()
+}
+
+// Kept is the sum of what all of them keep.
+func Kept(all ...Keeping) (sum int64) {
+	for _, k := range all {
+		sum += k.Kept()
+	}
+	return sum
+}
+
+// Forget lets go of what all of them keep.
+func Forget(all ...Keeping) {
+	for _, k := range all {
+		k.Forget()
+	}
+}
+
+var (
+	_ Keeping = (*Cache[int, int])(nil)
+	_ Keeping = (*Volume)(nil)
+	_ Keeping = (*Table)(nil)
+	_ Keeping = (*Indexes)(nil)
+	_ Keeping = (*Parents)(nil)
+)
+
+// Kept implements Keeping.
+func (c *Cache[K, V]) Kept() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return int64(c.used)
+}
+
+// Forget implements Keeping.
+func (c *Cache[K, V]) Forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.items) > 0 {
+		c.drop(c.head.prev)
+	}
+}
+
+// Kept implements Keeping.
+func (v *Volume) Kept() int64 { return v.pages.Kept() }
+
+// Forget implements Keeping.
+func (v *Volume) Forget() { v.pages.Forget() }
+
+// Kept implements Keeping.
+func (t *Table) Kept() int64 { return t.chains.Kept() }
+
+// Forget implements Keeping.
+func (t *Table) Forget() { t.chains.Forget() }
+
+// Kept implements Keeping.
+func (xs *Indexes) Kept() int64 { return xs.cache.Kept() }
+
+// Forget implements Keeping.
+func (xs *Indexes) Forget() { xs.cache.Forget() }
+
+// wayCost is about what one remembered directory takes in Parents.
+const wayCost = 48
+
+// Kept implements Keeping.
+func (p *Parents) Kept() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return wayCost * int64(len(p.young)+len(p.old))
+}
+
+// Forget implements Keeping.
+func (p *Parents) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.young, p.old = map[uint64]uint64{}, nil
+}
