@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -43,8 +44,8 @@ func (a *assembly) decrypt(from int) {
 			d, err := a.opts.Keys.Open(e.Device, s.Bytes)
 			if errors.Is(err, luks.ErrSecret) {
 				e.Reason = fmt.Sprintf("it is encrypted (LUKS), and no key slot opens with the %s", fromAll(secrets))
-				if err != luks.ErrSecret {
-					e.Reason += ": " + reason(err) // some slots could not be tried
+				if inner := errors.Unwrap(err); inner != luks.ErrSecret {
+					e.Reason += ": " + reason(inner) // some slots could not be tried
 				}
 				continue
 			}
@@ -64,11 +65,16 @@ func (a *assembly) decrypt(from int) {
 	}
 }
 
-// fromAll names the secrets that were tried.
+// fromAll names the secrets that were tried. A line break at the end is part of
+// a key file, and seldom meant.
 func fromAll(secrets []Secret) string {
 	var list []string
 	for _, s := range secrets {
-		list = append(list, s.From)
+		from := s.From
+		if bytes.HasSuffix(s.Bytes, []byte("\n")) {
+			from += " (which ends in a line break)"
+		}
+		list = append(list, from)
 	}
 	return strings.Join(list, " or the ")
 }

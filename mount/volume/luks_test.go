@@ -43,4 +43,9 @@ func TestEncryptedPoints(t *testing.T) {
 			}
 		}
 	}
+	opts.Secrets = []Secret{{Bytes: []byte("secret\n"), From: "key file k"}, {Bytes: []byte("x"), From: "passphrase"}}
+	l := Assemble([]Disk{{"vda", bytes.NewReader(disk), int64(len(disk))}}, opts)
+	if e := l.entry(t, "vda"); e.Reason != "it is encrypted (LUKS), and no key slot opens with the key file k (which ends in a line break) or the passphrase" {
+		t.Errorf("wrong secrets: %q", e.Reason)
+	}
 }
