@@ -73,6 +73,29 @@ func TestParentLoop(t *testing.T) {
 	}
 }
 
+// TestKeptLinks: what inodes keep of long reparse points counts.
+func TestKeptLinks(t *testing.T) {
+	image := mkntfs(t, 16<<20, "-c", "4096")
+	dir, unmount := mount(t, image, "")
+	must(t, os.WriteFile(dir+"/near", nil, 0o644))
+	must(t, os.WriteFile(dir+"/link", nil, 0o644))
+	const n = 15 << 10
+	setReparse(t, dir+"/link", 0xA000000C, append(symlinkData("nowhere", 1), make([]byte, n)...))
+	unmount()
+	b, err := os.ReadFile(image)
+	must(t, err)
+	fs, _, err := openBytes(b)
+	must(t, err)
+	link := walk(t, fs, "link") // by way of records and index blocks
+	walk(t, fs, "near")
+	before := fs.Kept()
+	_, err = fs.Attr(link)
+	must(t, err)
+	if kept := fs.Kept() - before; kept < n {
+		t.Errorf("an inode with %d bytes counts as %d", n, kept)
+	}
+}
+
 // TestConcurrent: everyone reads everything at the same time.
 func TestConcurrent(t *testing.T) {
 	b := fstest.SeedImage(t, "compressed")

@@ -74,8 +74,23 @@ func (f *FS) inode(ino uint64) (*inode, error) {
 	if err := in.load(); err != nil {
 		return nil, err
 	}
-	f.cache.put(k, in, 400+160*len(in.list)+rec.cost(1<<f.b.recordBits))
+	f.cache.put(k, in, in.cost())
 	return in, nil
+}
+
+// cost is about what an inode takes in memory.
+func (in *inode) cost() int {
+	n := 400 + in.base.cost(1<<in.fs.b.recordBits)
+	for i := range in.list {
+		n += 160 + len(in.list[i].name)
+	}
+	if in.reparse != nil {
+		n += cap(in.reparse.raw)
+	}
+	if in.target != nil {
+		n += len(*in.target)
+	}
+	return n
 }
 
 // resolve gives the number of the inode that a reference names, and ErrCorrupt
