@@ -143,11 +143,11 @@ func lookIn(ctx context.Context, item Item, i int, p string) (*state, error) {
 
 // look finds the path on the point's volumes. One inside the guest is where the
 // guest's own table of mounts says; only what is not there is looked for on
-// other volumes.
+// other volumes, and not even that below where the guest mounts something else.
 func (s *state) look(ctx context.Context, p string) error {
 	only, inside := splitVolume(p)
 	if only == "" {
-		at, err := s.point.Tree.GuestPath(ctx, p)
+		at, own, err := s.point.Tree.GuestPath(ctx, p)
 		if err != nil {
 			s.err = err
 			return ctx.Err()
@@ -155,9 +155,13 @@ func (s *state) look(ctx context.Context, p string) error {
 		if at != "" {
 			s.mounted = true
 			vol, in := splitVolume(at)
-			if err := s.onVolumes(ctx, vol, in, false); err != nil || len(s.spots) > 0 || s.err != nil {
+			if err := s.onVolumes(ctx, vol, in, false); err != nil || len(s.spots) > 0 || s.err != nil || own {
 				return err
 			}
+		}
+		if at == "" && own {
+			s.err = fmt.Errorf("%s: by its /etc/fstab the guest mounts a file system there that is none of the volumes that can be read", p)
+			return ctx.Err()
 		}
 	}
 	return s.onVolumes(ctx, only, inside, s.mounted)

@@ -3,6 +3,7 @@ package tree
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"path"
 	"slices"
@@ -29,16 +30,23 @@ const maxFstab = 64 << 10
 type mounted struct {
 	at  string // "/", "/home"
 	dir string // its root in the tree: "/volumes/vg0-home", "/volumes/vda2/@home"
+	// own: it is another file system than the root's, and mounted at each start, so
+	// that what the root has there is hidden.
+	own bool
 }
 
 // GuestPath is where a path of the running guest lies in the tree of a point, if
 // the guest's /etc/fstab tells: "/home/ann" may be "/volumes/vg0-home/ann". It is
 // empty when there is no such file, or more than one, or the file system that it
 // names for the path is none of the point's.
-func (t *Tree) GuestPath(ctx context.Context, p string) (string, error) {
+//
+// own says that the guest mounts a file system of its own at p or above: what other
+// volumes have at that path is hidden to the guest and something else, also when
+// the file system is none of the point's.
+func (t *Tree) GuestPath(ctx context.Context, p string) (at string, own bool, err error) {
 	vols, err := t.Volumes(ctx)
 	if err != nil {
-		return "", nil // the tree of an item: the path begins with a point
+		return "", false, nil // the tree of an item: the path begins with a point
 	}
 	var table []mounted
 	for _, v := range vols {
@@ -52,12 +60,12 @@ func (t *Tree) GuestPath(ctx context.Context, p string) (string, error) {
 				continue
 			}
 			if err != nil {
-				return "", err
+				return "", false, fmt.Errorf("%s of volume %s, which says where paths are: %w", path.Join("/", root, "etc/fstab"), v.Name, err)
 			}
 			if table != nil {
-				return "", nil // two systems on one machine: which one is meant?
+				return "", false, nil // two systems on one machine: which one is meant?
 			}
-			table = append(fstab(string(b), vols), mounted{"/", path.Join("/volumes", v.Name, root)})
+			table = append(fstab(string(b), vols), mounted{"/", path.Join("/volumes", v.Name, root), false})
 		}
 	}
 	p = path.Clean("/" + p)
@@ -71,9 +79,9 @@ func (t *Tree) GuestPath(ctx context.Context, p string) (string, error) {
 		}
 	}
 	if best == nil || best.dir == "" {
-		return "", nil
+		return "", best != nil && best.own, nil
 	}
-	return path.Join(best.dir, strings.TrimPrefix(p, best.at)), nil
+	return path.Join(best.dir, strings.TrimPrefix(p, best.at)), best.own, nil
 }
 
 // readSmall reads a file of a volume, up to maxFstab of it; symlinks are not
@@ -110,7 +118,7 @@ func fstab(text string, vols []*Volume) (table []mounted) {
 		case "proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "swap":
 			continue
 		}
-		m := mounted{at: path.Clean(unescape(f[1]))}
+		m := mounted{at: path.Clean(unescape(f[1])), own: len(f) < 4 || !slices.Contains(strings.Split(f[3], ","), "noauto")}
 		if v := named(unescape(f[0]), vols); v != nil {
 			m.dir = path.Join("/volumes", v.Name)
 			if len(f) > 3 {

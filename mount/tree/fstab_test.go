@@ -17,7 +17,7 @@ func TestGuestPath(t *testing.T) {
 	root.Dir("/etc")
 	root.File("/etc/fstab", strings.Join([]string{
 		"# comment", "/dev/sda1 / ext4 defaults 0 1", "UUID=0a0b /home ext4 defaults 0 2", "/dev/sdb /var/lib\\040x btrfs rw,subvol=@lib 0 0",
-		"/dev/gone /gone ext4", "proc /proc proc", "broken",
+		"/dev/gone /gone ext4", "/dev/usb /media/usb ext4 noauto,user", "proc /proc proc", "broken",
 	}, "\n"))
 	fss := []filesys.FS{root, home, sub}
 	b := make([]byte, 4*partSize)
@@ -39,24 +39,28 @@ func TestGuestPath(t *testing.T) {
 		}
 	}
 	vols[1].Part.Content.UUID = "0A0B"
-	for p, want := range map[string]string{
-		"/":                "/volumes/vda1",
-		"/etc/fstab":       "/volumes/vda1/etc/fstab",
-		"/home":            "/volumes/vda2",
-		"/home/ann/notes":  "/volumes/vda2/ann/notes",
-		"/homework":        "/volumes/vda1/homework",
-		"home/../home/ann": "/volumes/vda2/ann",
-		"/var/lib x/db":    "/volumes/vdb/@lib/db",
-		"/gone/file":       "",
+	for p, want := range map[string]struct {
+		at  string
+		own bool
+	}{
+		"/":                {"/volumes/vda1", false},
+		"/etc/fstab":       {"/volumes/vda1/etc/fstab", false},
+		"/home":            {"/volumes/vda2", true},
+		"/home/ann/notes":  {"/volumes/vda2/ann/notes", true},
+		"/homework":        {"/volumes/vda1/homework", false},
+		"home/../home/ann": {"/volumes/vda2/ann", true},
+		"/var/lib x/db":    {"/volumes/vdb/@lib/db", true},
+		"/gone/file":       {"", true},
+		"/media/usb/file":  {"", false}, // perhaps not mounted
 	} {
-		if got, err := tr.GuestPath(ctx, p); err != nil || got != want {
-			t.Errorf("%s is %q, %v, want %q", p, got, err, want)
+		if at, own, err := tr.GuestPath(ctx, p); err != nil || at != want.at || own != want.own {
+			t.Errorf("%s is %q, of its own: %t, %v, want %+v", p, at, own, err, want)
 		}
 	}
 	home.Dir("/etc")
 	home.File("/etc/fstab", "")
-	if got, err := tr.GuestPath(ctx, "/etc"); err != nil || got != "" {
-		t.Errorf("with two systems: %q, %v", got, err)
+	if got, own, err := tr.GuestPath(ctx, "/etc"); err != nil || got != "" || own {
+		t.Errorf("with two systems: %q, %t, %v", got, own, err)
 	}
 }
 

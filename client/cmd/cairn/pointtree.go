@@ -162,7 +162,7 @@ func treePath(ctx context.Context, t *tree.Tree, p string) (string, error) {
 	if first == "" || isTreeTop(ctx, t, first) {
 		return p, nil
 	}
-	at, err := t.GuestPath(ctx, p)
+	at, own, err := t.GuestPath(ctx, p)
 	if err != nil {
 		return "", err
 	}
@@ -196,6 +196,13 @@ func treePath(ctx context.Context, t *tree.Tree, p string) (string, error) {
 		}
 	}
 	switch {
+	case own && len(found) > 0: // never another file than the guest's own
+		where := "which is none of the volumes that can be read"
+		if at != "" {
+			where = "and it is not there (" + at + ")"
+		}
+		return "", fmt.Errorf("%s: by its /etc/fstab the guest mounts a file system there, %s; hidden below the mount point there is %s: write that if it is meant",
+			p, where, strings.Join(found, " and "))
 	case len(found) == 1:
 		return found[0], nil
 	case len(readable) == 0:
