@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -24,7 +25,9 @@ type volumeFlags struct {
 	keyFiles  []string
 	ask       bool
 
-	opts *volume.Options // once they were read
+	once sync.Once // several points are opened at a time, and a person is asked once
+	opts volume.Options
+	err  error
 }
 
 func (a *app) addVolumeFlags(cmd *cobra.Command) {
@@ -39,9 +42,11 @@ const maxKeyFile = 8 << 20
 
 // options reads key files and asks, the first time it is called.
 func (v *volumeFlags) options() (volume.Options, error) {
-	if v.opts != nil {
-		return *v.opts, nil
-	}
+	v.once.Do(func() { v.opts, v.err = v.read() })
+	return v.opts, v.err
+}
+
+func (v *volumeFlags) read() (volume.Options, error) {
 	o := volume.Options{Keys: new(luks.Keyring)}
 	o.IgnoreLog = v.ignoreLog
 	for _, arg := range v.keyFiles {
@@ -58,7 +63,6 @@ func (v *volumeFlags) options() (volume.Options, error) {
 		}
 		o.Secrets = append(o.Secrets, volume.Secret{Bytes: b, From: "passphrase"})
 	}
-	v.opts = &o
 	return o, nil
 }
 
