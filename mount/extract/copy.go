@@ -24,7 +24,7 @@ func Copy(ctx context.Context, sources []Source, dest string, opts Options) (Pro
 	if err != nil {
 		return Progress{}, fmt.Errorf("copy to %s: %w", dest, err)
 	}
-	c := &copier{job: newJob(ctx, opts), root: root.fd, links: make(map[uint64]*linked), dirs: make(map[uint64]struct{})}
+	c := &copier{job: newJob(ctx, opts), root: root.fd, links: make(map[inode]*linked)}
 	// The queue is short: the directories of what waits in it are open.
 	c.tasks = make(chan func(), 2*c.opts.Parallel)
 	var workers sync.WaitGroup
@@ -37,6 +37,7 @@ func Copy(ctx context.Context, sources []Source, dest string, opts Options) (Pro
 	}
 	root.pending.Store(1)
 	for _, s := range sources {
+		c.dirs = make(map[uint64]struct{}) // sources may overlap, and be of several points
 		if s.contents() {
 			c.entries(s.Node, root, s.Path, 0)
 			continue
@@ -56,6 +57,16 @@ func Copy(ctx context.Context, sources []Source, dest string, opts Options) (Pro
 // openDest opens the directory that the copies go into, and gives the name for
 // the only one when dest names it.
 func openDest(sources []Source, dest string) (*dir, string, error) {
+	names := map[string]bool{}
+	for _, s := range sources {
+		if s.contents() {
+			continue
+		}
+		if names[s.name()] { // which of them would be there in the end?
+			return nil, "", fmt.Errorf("two of the sources are called %q: copy them one by one, to different names", s.name())
+		}
+		names[s.name()] = true
+	}
 	st, err := os.Stat(dest)
 	if err == nil && st.IsDir() {
 		d, err := openDir(unix.AT_FDCWD, dest, 0)
@@ -118,10 +129,17 @@ type copier struct {
 	*job
 	root  int // the destination directory
 	tasks chan func()
-	dirs  map[uint64]struct{} // directories met; the walker's own
+	dirs  map[uint64]struct{} // directories met in this source; the walker's own
 
 	linksMu sync.Mutex
-	links   map[uint64]*linked
+	links   map[inode]*linked
+}
+
+// inode is a file of one of the sources. Numbers alone are unique in one point only,
+// and a file of another point, though it has the same number, is another file.
+type inode struct {
+	vol *tree.Volume
+	ino uint64
 }
 
 // node copies n as name into d. src is its path for messages.
@@ -235,7 +253,7 @@ func (c *copier) leaf(n tree.Node, a filesys.Attr, d *dir, name, src string) err
 		over = true
 	}
 	if a.Nlink > 1 {
-		l, first := c.claim(a)
+		l, first := c.claim(inode{n.Volume(), a.Ino}, a)
 		if !first {
 			err := c.hardLink(l, d, name, over)
 			if err == nil {

@@ -24,17 +24,17 @@ func (l *linked) settle(rel []string, ok bool) {
 
 // claim says whether this is the first name of the inode that is met. It is
 // forgotten when as many names were met as the inode has.
-func (c *copier) claim(a filesys.Attr) (l *linked, first bool) {
+func (c *copier) claim(of inode, a filesys.Attr) (l *linked, first bool) {
 	c.linksMu.Lock()
 	defer c.linksMu.Unlock()
-	l = c.links[a.Ino]
+	l = c.links[of]
 	if l == nil {
 		l = &linked{left: a.Nlink - 1, settled: make(chan struct{})}
-		c.links[a.Ino] = l
+		c.links[of] = l
 		return l, true
 	}
 	if l.left--; l.left == 0 {
-		delete(c.links, a.Ino)
+		delete(c.links, of)
 	}
 	return l, false
 }
