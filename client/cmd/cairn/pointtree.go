@@ -174,8 +174,11 @@ func treePath(ctx context.Context, t *tree.Tree, p string) (string, error) {
 		}
 	}
 	vols, err := t.Resolve(ctx, "/volumes", true)
+	if errors.Is(err, filesys.ErrNotExist) { // an item's tree: the path begins with a point
+		return "", hintf(fmt.Errorf("%s: the item has no such point", p), "write ITEM@latest:%s for a path in its newest point; cairn ls ITEM lists all points", p)
+	}
 	if err != nil {
-		return p, nil // an item's tree: the path begins with a point
+		return "", err
 	}
 	var found, readable []string
 	err = vols.Node.ReadDir(ctx, 0, func(e tree.Entry) bool {
