@@ -2,7 +2,11 @@ package fstest
 
 import (
 	"errors"
+	"flag"
 	"io"
+	"runtime"
+	"runtime/metrics"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +26,11 @@ type exerciser struct {
 // in at most so many calls. It fails t where an answer breaks a rule of package
 // filesys: an error without one of its sentinels, a name that breaks paths, a
 // read that is short without an error, an extent without a length. What the
-// answers are is not its business: the volume may be damaged in any way.
+// answers are is not its business: the volume may be damaged in any way. Under
+// the fuzzer it fails t as well when fs keeps more than 64 MiB.
 func Exercise(t testing.TB, fs filesys.FS, calls int) {
 	t.Helper()
+	defer checkMemory(t, fs)
 	x := &exerciser{t: t, fs: fs, calls: calls, buf: make([]byte, 64<<10)}
 	x.fs.Info()
 	todo, seen := []uint64{fs.Root()}, map[uint64]bool{fs.Root(): true}
@@ -158,4 +164,34 @@ func (x *exerciser) directory(ino uint64) (children []uint64) {
 	_, err = x.fs.Lookup(ino, "absent")
 	x.ok("lookup", err)
 	return children
+}
+
+// memoryMax is how much a reader may keep, whatever the volume claims.
+const memoryMax = 64 << 20
+
+// before is what a fuzzer's worker, which runs one target and no other test,
+// kept when the first volume had been looked at.
+var before atomic.Int64
+
+// checkMemory measures what is kept while fs still is.
+func checkMemory(t testing.TB, fs filesys.FS) {
+	t.Helper()
+	if f := flag.Lookup("test.fuzzworker"); f == nil || f.Value.String() != "true" {
+		return
+	}
+	kept := heap()
+	if before.CompareAndSwap(0, kept) || kept-before.Load() <= memoryMax {
+		return
+	}
+	runtime.GC()
+	if kept = heap(); kept-before.Load() > memoryMax {
+		t.Errorf("the reader keeps %d MiB", (kept-before.Load())>>20)
+	}
+	runtime.KeepAlive(fs)
+}
+
+func heap() int64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return int64(s[0].Value.Uint64())
 }
