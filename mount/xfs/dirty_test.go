@@ -103,6 +103,9 @@ func compareDirty(t *testing.T, image string) {
 	kernel, unmount := fstest.Mount(t, fstest.Copy(t, image), "xfs", true, "")
 	defer unmount()
 	fstest.Compare(t, fs, kernel, fstest.Ignore{})
+	if fs.Forget(); fs.Kept() != 0 {
+		t.Errorf("%d bytes are kept", fs.Kept())
+	}
 	// Linux also frees what is set aside for copies of shared blocks, 32 of them
 	// for a file at least.
 	var st unix.Statfs_t

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"cairn/mount/filesys"
+	"cairn/mount/xfslog"
 )
 
 // FS is an opened volume. It is immutable but for its cache, and safe for
@@ -16,7 +17,9 @@ type FS struct {
 	sb       *superblock
 	cache    *cache
 	warnings []string
-	// replayed are the bytes of the volume that the log decides.
+	// log is what was replayed, nil if nothing; replayed are the bytes of the
+	// volume that it decides.
+	log      *xfslog.Log
 	replayed []filesys.Range
 	stale    bool // the log was ignored
 	recount  bool // the superblock's counters are not to be believed
@@ -87,7 +90,7 @@ func replay(r io.ReaderAt, size int64, sb *superblock, o filesys.Options) (*FS, 
 		return nil, errLog{wrap(err, "after the replay of the log")}
 	}
 	f := newFS(r, sb)
-	f.replayed, f.recount = log.Ranges(), true
+	f.log, f.replayed, f.recount = log, log.Ranges(), true
 	f.warnings = log.Report().Warnings()
 	if err := f.check(o); errors.Is(err, filesys.ErrCorrupt) {
 		return nil, errLog{wrap(err, "after the replay of the log")}

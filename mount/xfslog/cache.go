@@ -51,6 +51,20 @@ func (c *cache) put(r *cached) {
 	}
 }
 
+// Kept is about how many bytes of records are kept, to be read again if need be.
+func (l *Log) Kept() int64 {
+	l.cache.mu.Lock()
+	defer l.cache.mu.Unlock()
+	return int64(l.cache.size)
+}
+
+// Forget lets go of them. Nothing that is read through the overlay changes by it.
+func (l *Log) Forget() {
+	l.cache.mu.Lock()
+	defer l.cache.mu.Unlock()
+	l.cache.list, l.cache.size = nil, 0
+}
+
 // fetch fills p with what is at byte at of the log, all of it in one record.
 func (l *Log) fetch(p []byte, at uint32) error {
 	r, err := l.recordOf(at / sector)

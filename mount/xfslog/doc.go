@@ -26,7 +26,7 @@
 //     earlier ones, at most 20 MiB. A log that needs more is
 //     filesys.ErrUnsupported; one of up to 64 MiB cannot. Blocks that are
 //     changed beyond what is logged are kept, at most 8 MiB, and so are records
-//     that were last used, 4 MiB.
+//     that were last used, 4 MiB until Forget.
 //   - Everything in the log is untrusted. The scan passes each record at most
 //     once; looking for the head costs a binary search, and 4 MiB of reads if the
 //     log is not clean.

@@ -345,3 +345,21 @@ func TestNewerInode(t *testing.T) {
 		}
 	}
 }
+
+// TestForget: records that were kept are let go of, and read again.
+func TestForget(t *testing.T) {
+	w := newWriter(true, 2, binary.LittleEndian, seeded(t))
+	w.tail = w.startOf()
+	steps(w, 1, 8)
+	l := load(t, w)
+	for range 2 {
+		l.Forget()
+		if n := l.Kept(); n != 0 {
+			t.Errorf("%d bytes are kept", n)
+		}
+		expect(t, l.Report().String(), replayed(t, w, l, 8), 1, 8)
+		if n := l.Kept(); n < 8*1024 {
+			t.Errorf("%d bytes are kept of 8 records", n)
+		}
+	}
+}
