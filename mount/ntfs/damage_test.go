@@ -246,6 +246,27 @@ func TestWarnings(t *testing.T) {
 	if _, warnings, err := openBytes(b); err != nil || !strings.Contains(warnings, "hibernated") {
 		t.Errorf("%v, %s", err, warnings)
 	}
+	lost := &lostAt{bytes.NewReader(b), int64(bytes.Index(b, []byte("HIBR")))}
+	if fs, err := openReader(lost, int64(len(b))); err != nil || !strings.Contains(strings.Join(fs.Info().Warnings, " "), "hibernated") {
+		t.Errorf("where hiberfil.sys cannot be read: %v", err)
+	}
+	lost.at = int64(len(b)-len(log(b))) + 4096 // the second restart page, which may be the newer
+	if fs, err := openReader(lost, int64(len(b))); err != nil || !strings.Contains(strings.Join(fs.Info().Warnings, " "), "cannot be told") {
+		t.Errorf("where a restart page cannot be read: %v", err)
+	}
+}
+
+// lostAt cannot read one byte.
+type lostAt struct {
+	io.ReaderAt
+	at int64
+}
+
+func (l *lostAt) ReadAt(p []byte, off int64) (int, error) {
+	if off <= l.at && l.at < off+int64(len(p)) {
+		return 0, errors.New("lost")
+	}
+	return l.ReaderAt.ReadAt(p, off)
 }
 
 // log is where the log begins.

@@ -2,7 +2,11 @@ package ntfs
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"strings"
+
+	"cairn/mount/filesys"
 )
 
 // $LogFile begins with two restart pages, of which the newer counts. A restart
@@ -60,7 +64,7 @@ func (f *FS) logState(s *stream) logState {
 	for _, off := range [...]int64{0, page} {
 		p := make([]byte, page)
 		if n, _ := s.ReadAt(p, off); n < len(p) {
-			continue
+			return logDamaged // it may be the newer one
 		}
 		magic := string(p[:4])
 		if magic != "RSTR" && magic != "CHKD" || fixup(p) != nil {
@@ -85,21 +89,35 @@ func (f *FS) logState(s *stream) logState {
 // hibernationWarnings says so if Windows sleeps on this volume: fast startup
 // does that at every shutdown. What it has in memory is not on the disk.
 func (f *FS) hibernationWarnings() []string {
+	asleep, err := f.hibernated()
+	switch {
+	case err != nil:
+		return []string{fmt.Sprintf("Whether Windows is hibernated cannot be told (hiberfil.sys: %v).", err)}
+	case asleep:
+		return []string{"Windows is hibernated (or was shut down with fast startup): what it keeps in memory is missing here."}
+	}
+	return nil
+}
+
+func (f *FS) hibernated() (bool, error) {
 	ino, err := f.lookupFold(inoRoot, "hiberfil.sys")
+	if errors.Is(err, filesys.ErrNotExist) {
+		return false, nil
+	}
 	if err != nil {
-		return nil
+		return false, err
 	}
 	in, err := f.inode(ino)
 	if err != nil {
-		return nil
+		return false, err
 	}
 	s, err := in.stream(attrData, "")
 	if err != nil || s == nil {
-		return nil
+		return false, err
 	}
 	head := make([]byte, 4)
-	if n, _ := s.ReadAt(head, 0); n < len(head) || strings.ToLower(string(head)) != "hibr" {
-		return nil
+	if n, err := s.ReadAt(head, 0); n < len(head) {
+		return false, notEOF(err)
 	}
-	return []string{"Windows is hibernated (or was shut down with fast startup): what it keeps in memory is missing here."}
+	return strings.EqualFold(string(head), "hibr"), nil
 }
