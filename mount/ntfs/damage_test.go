@@ -250,6 +250,7 @@ func TestWarnings(t *testing.T) {
 	if fs, err := openReader(lost, int64(len(b))); err != nil || !strings.Contains(strings.Join(fs.Info().Warnings, " "), "hibernated") {
 		t.Errorf("where hiberfil.sys cannot be read: %v", err)
 	}
+	restart(0, 0xFFFF)(b)
 	lost.at = int64(len(b)-len(log(b))) + 4096 // the second restart page, which may be the newer
 	if fs, err := openReader(lost, int64(len(b))); err != nil || !strings.Contains(strings.Join(fs.Info().Warnings, " "), "cannot be told") {
 		t.Errorf("where a restart page cannot be read: %v", err)
