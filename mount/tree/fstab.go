@@ -50,6 +50,9 @@ func (t *Tree) GuestPath(ctx context.Context, p string) (at string, own bool, er
 	}
 	var table []mounted
 	for _, v := range vols {
+		if v.Made == volume.Subvolume && table != nil {
+			continue // another view of a file system that was looked into
+		}
 		fs, err := v.FS()
 		if err != nil {
 			continue // said by the volume's own entry

@@ -57,6 +57,14 @@ func TestGuestPath(t *testing.T) {
 			t.Errorf("%s is %q, of its own: %t, %v, want %+v", p, at, own, err, want)
 		}
 	}
+	// Another view of a file system is no other system.
+	sub.Dir("/@")
+	sub.Dir("/@/etc")
+	sub.File("/@/etc/fstab", "")
+	vols[2].Made = volume.Subvolume
+	if got, own, err := tr.GuestPath(ctx, "/etc"); err != nil || got != "/volumes/vda1/etc" || own {
+		t.Errorf("with another subvolume: %q, %t, %v", got, own, err)
+	}
 	home.Dir("/etc")
 	home.File("/etc/fstab", "")
 	if got, own, err := tr.GuestPath(ctx, "/etc"); err != nil || got != "" || own {
