@@ -163,7 +163,9 @@ type changeWriter struct {
 type changeJSON struct {
 	Change string       `json:"change"` // added, removed, changed, renamed
 	Path   string       `json:"path"`
+	Bytes  []byte       `json:"pathBytes,omitempty"` // of a path that is no UTF-8, in base64
 	From   string       `json:"from,omitempty"`
+	FromB  []byte       `json:"fromBytes,omitempty"` // likewise
 	What   history.What `json:"what"`
 	Old    *attrJSON    `json:"old,omitempty"`
 	New    *attrJSON    `json:"new,omitempty"`
@@ -191,7 +193,7 @@ var changeWords = map[history.Kind]string{history.Added: "added", history.Remove
 func (w *changeWriter) change(c history.Change) error {
 	w.rows++
 	if w.format != "table" {
-		w.all = append(w.all, changeJSON{changeWords[c.Kind], c.Path, c.From, c.What, newAttrJSON(c.Old), newAttrJSON(c.New)})
+		w.all = append(w.all, changeJSON{changeWords[c.Kind], c.Path, pathBytes(c.Path), c.From, pathBytes(c.From), c.What, newAttrJSON(c.Old), newAttrJSON(c.New)})
 		return nil
 	}
 	line := string(c.Kind) + "  " + quoted(c.Path)

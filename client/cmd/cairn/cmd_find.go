@@ -153,6 +153,7 @@ type hitWriter struct {
 
 type hitJSON struct {
 	Path   string      `json:"path"`
+	Bytes  []byte      `json:"pathBytes,omitempty"` // of a path that is no UTF-8, in base64
 	Type   string      `json:"type"`
 	Size   int64       `json:"size"`
 	Mtime  time.Time   `json:"mtime"`
@@ -168,7 +169,7 @@ func newHitWriter(format string) *hitWriter {
 
 func (w *hitWriter) hit(h history.Hit) error {
 	if w.format != "table" {
-		w.all = append(w.all, hitJSON{h.Path, typeWord(h.Attr.Mode), h.Attr.Size, h.Attr.Mtime.UTC(), h.Attr.Ino, h.First, h.Last, h.Points})
+		w.all = append(w.all, hitJSON{h.Path, pathBytes(h.Path), typeWord(h.Attr.Mode), h.Attr.Size, h.Attr.Mtime.UTC(), h.Attr.Ino, h.First, h.Last, h.Points})
 		return nil
 	}
 	if w.rows == 0 {

@@ -67,6 +67,7 @@ type lister struct {
 // listed is an entry in JSON.
 type listed struct {
 	Path   string    `json:"path"`
+	Bytes  []byte    `json:"pathBytes,omitempty"` // of a path that is no UTF-8, in base64
 	Type   string    `json:"type"`
 	Mode   string    `json:"mode"`
 	UID    uint32    `json:"uid"`
@@ -123,7 +124,7 @@ func (l *lister) entry(ctx context.Context, at, name string, n tree.Node, a file
 	}
 	if l.format != "table" {
 		l.all = append(l.all, listed{
-			Path: at, Type: typeWord(a.Mode), Mode: fmt.Sprintf("%04o", a.Mode&0o7777), UID: a.UID, GID: a.GID, Links: a.Nlink,
+			Path: at, Bytes: pathBytes(at), Type: typeWord(a.Mode), Mode: fmt.Sprintf("%04o", a.Mode&0o7777), UID: a.UID, GID: a.GID, Links: a.Nlink,
 			Size: a.Size, Mtime: a.Mtime.UTC(), Target: target,
 		})
 		return nil

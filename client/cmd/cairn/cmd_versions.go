@@ -85,6 +85,7 @@ type versionJSON struct {
 	Present bool         `json:"present"`
 	Unknown string       `json:"unknown,omitempty"`
 	Path    string       `json:"path,omitempty"`
+	Bytes   []byte       `json:"pathBytes,omitempty"` // of a path that is no UTF-8, in base64
 	Type    string       `json:"type,omitempty"`
 	Mode    string       `json:"mode,omitempty"`
 	UID     *uint32      `json:"uid,omitempty"`
@@ -110,6 +111,7 @@ func (a *app) printVersions(list []history.Version, sha bool) error {
 			if v.Present() {
 				at := v.Attr
 				mtime, ctime := at.Mtime.UTC(), at.Ctime.UTC()
+				j.Bytes = pathBytes(v.Path)
 				j.Path, j.Type, j.Mode, j.UID, j.GID = v.Path, typeWord(at.Mode), fmt.Sprintf("%04o", at.Mode&0o7777), &at.UID, &at.GID
 				j.Size, j.Mtime, j.Ctime, j.Inode = &at.Size, &mtime, &ctime, at.Ino
 				j.Target, j.Digest, j.SHA256 = v.Target, v.Digest, v.SHA256

@@ -25,7 +25,7 @@ func printable(text string) string {
 	var b strings.Builder
 	for i := 0; i < len(text); {
 		r, n := utf8.DecodeRuneInString(text[i:])
-		if r == '\n' || unicode.IsPrint(r) && r != utf8.RuneError {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) && r != utf8.RuneError {
 			b.WriteString(text[i : i+n])
 		} else {
 			q := strconv.Quote(text[i : i+n])
@@ -34,4 +34,14 @@ func printable(text string) string {
 		i += n
 	}
 	return b.String()
+}
+
+// pathBytes is a path, encoded, for JSON and YAML, which have text alone: nil for one
+// that is text. Guests' names may be any bytes, and what stands for those that are
+// no UTF-8 in text cannot be given back to a command.
+func pathBytes(p string) []byte {
+	if utf8.ValidString(p) {
+		return nil
+	}
+	return []byte(p)
 }
