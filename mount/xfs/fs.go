@@ -38,8 +38,8 @@ var (
 // have to be known or when the log cannot be replayed, ErrCorrupt when the
 // superblock, the log or the root directory cannot be used, or what r returned.
 //
-// With o.IgnoreLog, a log that cannot be replayed and a mark that the volume
-// needs repair are warnings instead.
+// With o.IgnoreLog, a log that cannot be read or replayed and a mark that the
+// volume needs repair are warnings instead.
 //
 // r must stay usable for as long as the FS is used.
 func Open(r io.ReaderAt, size int64, o filesys.Options) (*FS, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,6 +130,40 @@ func TestIgnored(t *testing.T) {
 			t.Errorf("%s: warnings: %q", match, w)
 		}
 	}
+}
+
+// TestUnreadableLog: a log that cannot be read does not keep a volume shut from
+// whoever can do without.
+func TestUnreadableLog(t *testing.T) {
+	b := small(t, "", func(dir string) { write(t, noise[:5000], dir, "file") })
+	start := int64(be.Uint64(b[48:])) << b[120]
+	r := &unreadable{bytes.NewReader(b), start, start + int64(be.Uint32(b[96:]))<<b[120]}
+	if _, err := xfs.Open(r, int64(len(b)), filesys.Options{}); !errors.Is(err, errUnreadable) || !strings.Contains(err.Error(), "--ignore-log") {
+		t.Errorf("%v", err)
+	}
+	fs, err := xfs.Open(r, int64(len(b)), filesys.Options{IgnoreLog: true})
+	must(t, err)
+	if !bytes.Equal(content(t, fs, "file"), noise[:5000]) {
+		t.Error("wrong content")
+	}
+	if w := fs.Info().Warnings; len(w) != 1 || !strings.Contains(w[0], "log is ignored") || !strings.Contains(w[0], errUnreadable.Error()) {
+		t.Errorf("warnings: %q", w)
+	}
+}
+
+var errUnreadable = errors.New("unreadable block")
+
+// unreadable is a volume of which a part cannot be read.
+type unreadable struct {
+	r          io.ReaderAt
+	start, end int64
+}
+
+func (u *unreadable) ReadAt(p []byte, off int64) (int, error) {
+	if off < u.end && off+int64(len(p)) > u.start {
+		return 0, errUnreadable
+	}
+	return u.r.ReadAt(p, off)
 }
 
 // TestUnknownReadOnlyFeature: features that only matter for writing do not keep
