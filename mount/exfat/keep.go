@@ -9,10 +9,10 @@ var _ filesys.Keeper = (*FS)(nil)
 
 // Kept implements filesys.Keeper.
 func (f *FS) Kept() int64 {
-	return cluster.Kept(f.volume, f.table, f.dirs, f.indexes, f.parents)
+	return cluster.Kept(f.volume, f.table, f.dirs, f.indexes)
 }
 
 // Forget implements filesys.Keeper.
 func (f *FS) Forget() {
-	cluster.Forget(f.volume, f.table, f.dirs, f.indexes, f.parents)
+	cluster.Forget(f.volume, f.table, f.dirs, f.indexes)
 }

@@ -1,7 +1,8 @@
 package cluster
 
-// What a file system keeps of its metadata is in the caches of this package and
-// in Parents. All of it can be let go of, and is read again when it is needed.
+// What a file system keeps of its metadata is in the caches of this package, and
+// is read again when it is needed. Parents are not among it: what they forget has
+// to be searched in the whole tree, for each directory anew.
 
 // Keeping is something that keeps bytes, and can let go of them.
 type Keeping interface {
@@ -31,7 +32,6 @@ var (
 	_ Keeping = (*Volume)(nil)
 	_ Keeping = (*Table)(nil)
 	_ Keeping = (*Indexes)(nil)
-	_ Keeping = (*Parents)(nil)
 )
 
 // Kept implements Keeping.
@@ -67,20 +67,3 @@ func (xs *Indexes) Kept() int64 { return xs.cache.Kept() }
 
 // Forget implements Keeping.
 func (xs *Indexes) Forget() { xs.cache.Forget() }
-
-// wayCost is about what one remembered directory takes in Parents.
-const wayCost = 48
-
-// Kept implements Keeping.
-func (p *Parents) Kept() int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return wayCost * int64(len(p.young)+len(p.old))
-}
-
-// Forget implements Keeping.
-func (p *Parents) Forget() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.young, p.old = map[uint64]uint64{}, nil
-}
