@@ -111,6 +111,7 @@ func (p *Parents) search(dir uint64) (uint64, error) {
 	defer p.searching.Unlock()
 	above := map[uint64]uint64{p.root: p.root}
 	todo := []uint64{p.root}
+	var unread error
 	for len(todo) > 0 {
 		at := todo[0]
 		todo = todo[1:]
@@ -132,7 +133,13 @@ func (p *Parents) search(dir uint64) (uint64, error) {
 		if full {
 			return 0, fmt.Errorf("directory %d not found among %d: %w", dir, maxDirs, filesys.ErrUnsupported)
 		}
-		_ = err // a damaged directory does not hide the others
+		// A directory that is damaged or cannot be read does not hide the others.
+		if err != nil && !Damaged(err) && unread == nil {
+			unread = err
+		}
+	}
+	if unread != nil {
+		return 0, fmt.Errorf("search directory %d: %w", dir, unread)
 	}
 	return 0, fmt.Errorf("directory %d: %w", dir, filesys.ErrNotExist)
 }
