@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
+	"path"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -19,7 +19,7 @@ var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 // all volumes of a point.
 func (j *job) unreadable(n tree.Node, src string) {
 	for name, err := range tree.Unreadable(n) {
-		j.fail(strings.TrimSuffix(src, "/.")+"/"+name, err)
+		j.fail(path.Join(src, name), err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -233,7 +234,7 @@ func (c *copier) entries(n tree.Node, d *dir, src string, depth int) {
 	c.dirs[a.Ino] = struct{}{}
 	c.unreadable(n, src)
 	err = tree.Entries(c.ctx, n, func(e tree.Entry) error {
-		c.node(e.Node, d, e.Name, strings.TrimSuffix(src, "/.")+"/"+e.Name, depth+1)
+		c.node(e.Node, d, e.Name, path.Join(src, e.Name), depth+1)
 		return c.ctx.Err()
 	}, func(err error) error { return fmt.Errorf("list directory: %w", err) })
 	c.fail(src, err)

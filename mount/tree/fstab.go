@@ -63,7 +63,8 @@ func (t *Tree) GuestPath(ctx context.Context, p string) (at string, own bool, er
 				continue
 			}
 			if err != nil {
-				return "", false, fmt.Errorf("%s of volume %s, which says where paths are: %w", path.Join("/", root, "etc/fstab"), v.Name, err)
+				return "", false, fmt.Errorf("where the guest has %s cannot be told, for %s of volume %s cannot be read; write the path with its volume, such as /volumes/%s%s: %w",
+					p, path.Join("/", root, "etc/fstab"), v.Name, v.Name, path.Clean("/"+p), err)
 			}
 			if table != nil {
 				return "", false, nil // two systems on one machine: which one is meant?

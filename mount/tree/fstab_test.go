@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -90,3 +91,22 @@ func TestFstabNames(t *testing.T) {
 		}
 	}
 }
+
+// TestUnreadableFstab: where a path is cannot be told; the message has what to do.
+func TestUnreadableFstab(t *testing.T) {
+	vdb := &mounttest.Disk{Bytes: make([]byte, partSize)}
+	ext(vdb.Bytes)
+	fs := mounttest.NewFS()
+	fs.Dir("/etc")
+	fs.File("/etc/fstab", "x")
+	tr := NewPoint(Point{Disks: []Disk{{Name: "vdb", Image: vdb}}}, Options{
+		OpenFS: func(io.ReaderAt, int64) (filesys.FS, error) { return noOpen{fs}, nil },
+	})
+	if _, _, err := tr.GuestPath(ctx, "/home/ann"); !errors.Is(err, filesys.ErrCorrupt) || !strings.Contains(err.Error(), "/volumes/vdb/home/ann") {
+		t.Error(err)
+	}
+}
+
+type noOpen struct{ *mounttest.FS }
+
+func (noOpen) Open(uint64) (filesys.File, error) { return nil, filesys.ErrCorrupt }
