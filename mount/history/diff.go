@@ -127,7 +127,15 @@ func (d *diffing) volume(a, b *volume) ([]Change, error) {
 	case a == nil || b == nil:
 	case a.dev != nil && b.dev != nil:
 		var err error
-		if changed, err = d.delta.volume(d.ctx, a, b); err != nil {
+		changed, err = d.delta.volume(d.ctx, a, b)
+		if errors.Is(err, errNoPlace) {
+			if d.delta.nothing() {
+				return nil, nil
+			}
+			changed = nil // both trees are walked
+			break
+		}
+		if err != nil {
 			return nil, fmt.Errorf("changes of %s: %w", b.path(), err)
 		}
 		if len(changed) == 0 {

@@ -26,10 +26,8 @@ func (l *ledger) inodes(fs filesys.Differ, changed []filesys.Range) error {
 	switch {
 	case l.ctx.Err() != nil:
 		return l.ctx.Err()
-	case errors.Is(err, filesys.ErrUnsupported):
+	case err != nil: // a walk says what of the trees cannot be read, and finds the rest
 		return errWalk
-	case err != nil:
-		return fmt.Errorf("which inodes differ: %w", err)
 	}
 	slices.Sort(list)
 	list = slices.Compact(list)

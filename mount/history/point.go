@@ -115,13 +115,18 @@ type place struct {
 	off  int64
 }
 
+// errNoPlace: bytes have no place on a disk that could be told: they are computed
+// from parity, say, or a part of the volume is gone. They can be compared by reading
+// them alone, if at all.
+var errNoPlace = errors.New("its place on the disks cannot be told")
+
 func (v *volume) place(off int64) (place, int64, error) {
 	p, n, err := v.dev.Place(off)
 	switch {
 	case err != nil:
-		return place{}, 0, fmt.Errorf("place of byte %d of %s: %w", off, v.name, err)
+		return place{}, 0, fmt.Errorf("byte %d of %s: %w: %w", off, v.name, errNoPlace, err)
 	case n <= 0:
-		return place{}, 0, fmt.Errorf("place of byte %d of %s: no bytes", off, v.name)
+		return place{}, 0, fmt.Errorf("byte %d of %s: %w: no bytes", off, v.name, errNoPlace)
 	case p.Disk == blockdev.Nowhere:
 		return place{}, n, nil
 	case p.Disk < 0 || p.Disk >= len(v.point.Disks):

@@ -377,17 +377,23 @@ func (v *versioner) differ(x, y *spot) (What, error) {
 		c.changed = func(off, n int64) ([]filesys.Range, error) { return part(v.ctx, x.vol, y.vol, off, n) }
 	}
 	_, storedX := f.(filesys.Stored)
-	if c.changed == nil || !storedX {
-		// Only reading all of it would tell. What the guest noted has to do.
+	// Where only reading all of it would tell, what the guest noted has to do.
+	noted := func() (What, error) {
 		if w&Mtime != 0 || !untouched(x.attr, y.attr) {
 			w |= Content
 		}
 		return w, nil
 	}
+	if c.changed == nil || !storedX {
+		return noted()
+	}
 	if w&Mtime != 0 && x.ino != y.ino {
 		return w | Content, nil // another file under the name
 	}
 	same, err := c.same(f, g)
+	if errors.Is(err, errNoPlace) {
+		return noted()
+	}
 	if err == nil && !same {
 		w |= Content
 	}
