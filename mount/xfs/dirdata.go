@@ -17,6 +17,10 @@ const (
 	dataMagicV5  = 0x58444433 // "XDD3"
 )
 
+// maxDamaged is after how many damaged blocks no more of a directory are read:
+// one that is all damage can be said to have millions.
+const maxDamaged = 1 << 12
+
 // eachDirent calls fn with the entries of a directory, starting with the one at
 // off, until fn returns false. "." and ".." are among them but in the short form.
 func (f *FS) eachDirent(in *inode, off uint64, fn func(dirent) bool) error {
@@ -29,6 +33,7 @@ func (f *FS) eachDirent(in *inode, off uint64, fn func(dirent) bool) error {
 		return f.eachShort(in, sf, visit)
 	}
 	var bad error
+	damaged := 0
 	blocks := uint64(in.size) >> f.sb.dirBits
 	shift := f.sb.dirBits - f.sb.blockBits
 	for nr := off >> f.sb.dirBits; nr < blocks; {
@@ -51,8 +56,13 @@ func (f *FS) eachDirent(in *inode, off uint64, fn func(dirent) bool) error {
 		switch {
 		case err != nil && !errors.Is(err, filesys.ErrCorrupt):
 			return err // a read failed, and would again
-		case err != nil && bad == nil:
-			bad = err
+		case err != nil:
+			if bad == nil {
+				bad = err
+			}
+			if damaged++; damaged == maxDamaged {
+				return bad
+			}
 		}
 		if !more {
 			return nil

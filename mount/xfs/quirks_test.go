@@ -171,6 +171,37 @@ func TestDamagedDirectory(t *testing.T) {
 	}
 }
 
+// TestManyDamagedBlocks: a directory that is damaged all over is not read to its
+// end, which may be far away.
+func TestManyDamagedBlocks(t *testing.T) {
+	image := made(t, 64, "-d agcount=1 -b size=1024 -i nrext64=0", func(dir string) { must(t, os.Mkdir(filepath.Join(dir, "d"), 0o755)) })
+	b, err := os.ReadFile(image)
+	must(t, err)
+	ino := walk(t, openBytes(t, b), "d")
+	in := b[inodeOffset(b, ino):][:512]
+	in[5] = 2
+	put32(76, 1)(in)
+	put64(56, 32<<20)(in)
+	put64(176, 0)(in)
+	put64(184, 30000<<21|32<<10)(in) // 32 Ki blocks that are free
+	le.PutUint32(in[100:], crc(in, 100))
+	c := &countingReader{r: bytes.NewReader(b)}
+	fs, err := xfs.Open(c, int64(len(b)), filesys.Options{})
+	must(t, err)
+	for _, ask := range []func() error{
+		func() error { return fs.ReadDir(ino, 0, func(filesys.DirEntry) bool { return true }) },
+		func() error { return second(fs.Lookup(ino, "name")) },
+	} {
+		before := c.n.Load()
+		if err := ask(); !errors.Is(err, filesys.ErrCorrupt) {
+			t.Errorf("%v", err)
+		}
+		if n := c.n.Load() - before; n > 20<<20 { // of 32 MiB
+			t.Errorf("%d bytes were read", n)
+		}
+	}
+}
+
 // TestDamagedInodeBtree: inodes are found without it.
 func TestDamagedInodeBtree(t *testing.T) {
 	sound := fstest.SeedImage(t, "v5")
