@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 
 	"cairn/mount/filesys"
 	"cairn/mount/xfslog"
@@ -23,7 +22,7 @@ type FS struct {
 	replayed []filesys.Range
 	stale    bool // the log was ignored
 	recount  bool // the superblock's counters are not to be believed
-	usage    func() usage
+	usage    onceUsage
 }
 
 var (
@@ -114,9 +113,7 @@ func (f *FS) check(o filesys.Options) error {
 }
 
 func newFS(r io.ReaderAt, sb *superblock) *FS {
-	f := &FS{r: r, sb: sb, cache: newCache(cacheBytes)}
-	f.usage = sync.OnceValue(func() usage { return f.countUsage() })
-	return f
+	return &FS{r: r, sb: sb, cache: newCache(cacheBytes)}
 }
 
 // stateWarnings tells what the superblock has to say to a person.
@@ -149,10 +146,14 @@ func (f *FS) Attr(ino uint64) (filesys.Attr, error) {
 // Info describes the volume. After a crash, the first call reads the headers of
 // every group.
 func (f *FS) Info() filesys.Info {
-	s, u := f.sb, f.usage()
+	s, warnings := f.sb, f.warnings
+	u, err := f.counted()
+	if err != nil {
+		warnings = append(warnings[:len(warnings):len(warnings)], fmt.Sprintf("The free space cannot be counted in full: %v.", err))
+	}
 	return filesys.Info{
 		Type: "xfs", Label: s.label(), UUID: s.userUUID(), BlockSize: int(s.blockSize),
 		Size: int64(u.size << s.blockBits), Free: int64(u.free << s.blockBits), Available: int64(u.free << s.blockBits),
-		Files: u.inodes, FilesFree: u.freeNode, NameMax: nameMax, Warnings: f.warnings,
+		Files: u.inodes, FilesFree: u.freeNode, NameMax: nameMax, Warnings: warnings,
 	}
 }

@@ -151,6 +151,25 @@ func TestUnreadableLog(t *testing.T) {
 	}
 }
 
+// TestUnreadableGroup: counters that could not be read for a while are read again.
+func TestUnreadableGroup(t *testing.T) {
+	b, err := os.ReadFile(made(t, 64, "-d agcount=2", func(dir string) { write(t, noise[:5000], dir, "file") }))
+	must(t, err)
+	second := int64(be.Uint32(b[84:])) << b[120]
+	r := &unreadable{bytes.NewReader(b), second, second + 4096}
+	fs, err := xfs.Open(r, int64(len(b)), filesys.Options{})
+	must(t, err)
+	info := fs.Info()
+	if len(info.Warnings) != 1 || !strings.Contains(info.Warnings[0], errUnreadable.Error()) {
+		t.Errorf("warnings: %q", info.Warnings)
+	}
+	r.end = 0
+	want := openBytes(t, b).Info()
+	if info = fs.Info(); info.Free != want.Free || len(info.Warnings) > 0 {
+		t.Errorf("%+v, want %+v", info, want)
+	}
+}
+
 var errUnreadable = errors.New("unreadable block")
 
 // unreadable is a volume of which a part cannot be read.

@@ -1,6 +1,12 @@
 package xfs
 
-import "math/bits"
+import (
+	"errors"
+	"math/bits"
+	"sync"
+
+	"cairn/mount/filesys"
+)
 
 // maxInodes is the number of inodes that a volume can have (56 bits).
 const maxInodes = 1<<56 - 1
@@ -14,8 +20,9 @@ type usage struct {
 // countUsage computes what statfs shows on a read-only mount of Linux: without
 // the log, and without the blocks that each group keeps back so that it can
 // always free some. An inode can be made wherever there is free space, up to the
-// share of the volume that its superblock allows to inodes.
-func (f *FS) countUsage() usage {
+// share of the volume that its superblock allows to inodes. An error tells of a
+// group that could not be counted.
+func (f *FS) countUsage() (usage, error) {
 	raw := f.sb.raw
 	inodes, freeInodes, free := be.Uint64(raw[128:]), be.Uint64(raw[136:]), be.Uint64(raw[144:])
 	g := f.sumGroups()
@@ -45,7 +52,26 @@ func (f *FS) countUsage() usage {
 	if used := inodes - freeInodes; used < u.inodes {
 		u.freeNode = u.inodes - used
 	}
-	return u
+	return u, g.bad
+}
+
+// counted is countUsage, which is done once unless a read failed.
+func (f *FS) counted() (usage, error) {
+	f.usage.mu.Lock()
+	defer f.usage.mu.Unlock()
+	if !f.usage.done {
+		f.usage.usage, f.usage.err = f.countUsage()
+		f.usage.done = f.usage.err == nil || errors.Is(f.usage.err, filesys.ErrCorrupt)
+	}
+	return f.usage.usage, f.usage.err
+}
+
+// onceUsage remembers what was counted.
+type onceUsage struct {
+	mu    sync.Mutex
+	done  bool
+	usage usage
+	err   error
 }
 
 // maxInodes is how many inodes the superblock allows, in whole chunks; 0 for as
@@ -73,11 +99,18 @@ type groupCounters struct {
 	inodes, freeInodes, free uint64
 	trees                    uint64 // blocks of the free space btrees, less their roots
 	partly                   bool   // there are too many groups
+	bad                      error  // what kept a group from being counted
 }
 
 // sumGroups adds up the counters of all groups, which after a crash are right
-// where the superblock's are not. A group that cannot be read counts as full.
+// where the superblock's are not. A group that cannot be read counts as full. Of
+// errors, one that may pass is told before one of damage.
 func (f *FS) sumGroups() (g groupCounters) {
+	note := func(err error) {
+		if g.bad == nil || errors.Is(g.bad, filesys.ErrCorrupt) && !errors.Is(err, filesys.ErrCorrupt) {
+			g.bad = err
+		}
+	}
 	if f.sb.agCount > maxCounted {
 		return groupCounters{partly: true}
 	}
@@ -85,9 +118,12 @@ func (f *FS) sumGroups() (g groupCounters) {
 		if agi, err := f.header(ag, 2); err == nil {
 			g.inodes += uint64(be.Uint32(agi[16:]))
 			g.freeInodes += uint64(be.Uint32(agi[28:]))
+		} else {
+			note(err)
 		}
 		agf, err := f.header(ag, 1)
 		if err != nil {
+			note(err)
 			continue
 		}
 		trees := uint64(be.Uint32(agf[60:]))
