@@ -12,7 +12,8 @@ import (
 
 // Detect judges by magic numbers what the volume r of size bytes holds. It reads
 // the first 68 KiB and the last 128 KiB, and the region of ZFS's uberblocks when
-// nothing else was found. An error means that those could not be read.
+// nothing else was found. An error means that those could not be read; when that is
+// the end alone, what the start tells is there as well.
 //
 // Containers come before file systems: a LUKS or LVM header on a volume that
 // once held ext4 leaves the old superblock in place, never the other way round,
@@ -25,17 +26,21 @@ func Detect(r io.ReaderAt, size int64) (Content, error) {
 	}
 	const tailSize = 128 << 10
 	tailOff := max(size-tailSize, 0) &^ 511
-	tail, err := readAt(r, size, tailOff, int(size-tailOff))
-	if err != nil {
-		return Content{Kind: Unknown}, err
+	tail, lost := readAt(r, size, tailOff, int(size-tailOff))
+	if lost != nil {
+		lost = fmt.Errorf("its end, which may have the superblock of a software raid: %w", lost)
+		tail = make([]byte, size-tailOff)
 	}
 	for _, detect := range []func([]byte) (Content, bool){
 		detectMD(head, tail, tailOff, size), detectContainer, detectSwap, detectExt, detectBoot, detectTable,
 	} {
 		if c, ok := detect(head); ok {
 			c.Label, c.UUID = clean(c.Label), clean(c.UUID)
-			return c, nil
+			return c, lost
 		}
+	}
+	if lost != nil {
+		return Content{Kind: Unknown}, lost
 	}
 	uber, err := readAt(r, size, 128<<10, int(min(max(size-128<<10, 0), 128<<10))&^1023)
 	if err != nil {

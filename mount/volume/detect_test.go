@@ -194,6 +194,15 @@ func TestLostBlocks(t *testing.T) {
 	if _, err := Scan(badReader{f, 0, 512}, 32<<20); !errors.Is(err, errLost) {
 		t.Errorf("lost first sector: %v", err)
 	}
+	// The end of a volume is lost: its file system can be read.
+	b := at(1<<20, 1024+56, "\x53\xef")
+	got, err = Scan(badReader{bytes.NewReader(b), 1<<20 - 4096, 1 << 20}, 1<<20)
+	if err != nil || !got.Volumes[0].Readable() || got.Volumes[0].Content.Kind != Ext2 || !strings.Contains(got.Volumes[0].Problem, errLost.Error()) {
+		t.Errorf("lost end: %+v, %v", got, err)
+	}
+	if got, err = Scan(badReader{bytes.NewReader(make([]byte, 1<<20)), 1<<20 - 4096, 1 << 20}, 1<<20); err != nil || got.Volumes[0].Readable() {
+		t.Errorf("lost end of what is not known: %+v, %v", got, err)
+	}
 	// The tail of the disk is lost: the primary GPT is enough.
 	if got, err = Scan(badReader{f, 32<<20 - 65536, 32 << 20}, 32<<20); err != nil || got.Scheme != GPT || len(got.Warnings) != 1 {
 		t.Errorf("lost tail: %+v, %v", got, err)

@@ -150,10 +150,7 @@ func (s *scanner) table(first []byte) Table {
 		return t
 	}
 	v := Volume{Length: s.size, TypeName: "whole disk", Content: bare}
-	if lost != nil {
-		v.addProblem("cannot be read: %v", lost)
-		v.unreadable = true
-	}
+	v.lost(lost)
 	return Table{Scheme: Bare, Volumes: []Volume{v}}
 }
 
@@ -183,11 +180,18 @@ func (s *scanner) examine(v *Volume, index int) {
 	}
 	sec, n := v.Section(s.r, s.size)
 	c, err := Detect(sec, n)
-	if err != nil {
-		v.addProblem("cannot be read: %v", err)
-		v.unreadable = true
-	}
 	v.Content = c
+	v.lost(err)
+}
+
+// lost notes what could not be read when the volume was looked into. It can be read
+// if it is known nevertheless what it holds.
+func (v *Volume) lost(err error) {
+	if err == nil {
+		return
+	}
+	v.addProblem("cannot be read: %v", err)
+	v.unreadable = v.Content.Kind == Unknown
 }
 
 // Readable says whether some of the volume can be read at all, whatever it
