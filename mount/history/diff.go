@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"cairn/blockstore/block"
 	"cairn/mount/filesys"
 )
 
@@ -128,7 +129,7 @@ func (d *diffing) volume(a, b *volume) ([]Change, error) {
 	case a.dev != nil && b.dev != nil:
 		var err error
 		changed, err = d.delta.volume(d.ctx, a, b)
-		if errors.Is(err, errNoPlace) {
+		if errors.Is(err, errNoPlace) || errors.Is(err, block.ErrCorrupt) { // of a map's page
 			if d.delta.nothing() {
 				return nil, nil
 			}

@@ -33,15 +33,16 @@ func must(t testing.TB, err error) {
 
 // vault keeps the blocks of points in memory.
 type vault struct {
-	t      testing.TB
-	mu     sync.Mutex
-	blocks map[block.Digest][]byte
-	points int
-	cache  *Cache
-	base   map[string]diskmap.Map // newest map of each disk
-	openFS func(r io.ReaderAt, size int64) (filesys.FS, error)
-	fail   func(point string) bool // reads of the point's disks fail
-	reads  int                     // of files' and trees' bytes, through the cache
+	t       testing.TB
+	mu      sync.Mutex
+	blocks  map[block.Digest][]byte
+	points  int
+	cache   *Cache
+	base    map[string]diskmap.Map // newest map of each disk
+	damaged block.Digest           // cannot be read
+	openFS  func(r io.ReaderAt, size int64) (filesys.FS, error)
+	fail    func(point string) bool // reads of the point's disks fail
+	reads   int                     // of files' and trees' bytes, through the cache
 }
 
 func newVault(t testing.TB) *vault {
@@ -71,6 +72,9 @@ func (v *vault) ReadBlocks(_ context.Context, ds []block.Digest) ([][]byte, erro
 	var out [][]byte
 	for _, d := range ds {
 		b := v.blocks[d]
+		if d == v.damaged {
+			return nil, fmt.Errorf("block %s: %w", d, block.ErrCorrupt)
+		}
 		if b == nil {
 			return nil, fmt.Errorf("no block %s", d)
 		}

@@ -78,7 +78,7 @@ func (p *Point) volumes(ctx context.Context, only string) ([]*volume, error) {
 	}
 	var out []*volume
 	for _, v := range list {
-		if only != "" && v.Name != only || v.Err == nil && v.Reason == "" && v.Device != nil && !v.HoldsFiles() {
+		if only != "" && v.Name != only || v.Err == nil && v.Reason == "" && v.Device != nil && v.Part.Readable() && !v.HoldsFiles() {
 			continue
 		}
 		if v.Err == nil && len(v.Into) > 0 { // its files are those of what is made of it
