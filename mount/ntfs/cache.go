@@ -37,6 +37,38 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 	return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
 }
 
+// lazy is a value that is made when it is first asked for. One that could not be
+// made, as the volume could not be read, is made again the next time.
+type lazy[T any] struct {
+	mu   sync.Mutex
+	done bool
+	v    T
+}
+
+// get gives the value. load's error is that of the volume below.
+func (l *lazy[T]) get(load func() (T, error)) (v T, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.done {
+		if v, err = load(); err != nil {
+			return v, err
+		}
+		l.v, l.done = v, true
+	}
+	return l.v, nil
+}
+
+// unread gives an error that tells of the way to the volume, and nil for one that
+// tells of what is on it.
+func unread(err error) error {
+	for _, s := range []error{filesys.ErrCorrupt, filesys.ErrUnsupported, filesys.ErrNotExist, io.EOF} {
+		if errors.Is(err, s) {
+			return nil
+		}
+	}
+	return err
+}
+
 // kind tells apart what is cached.
 type kind uint8
 

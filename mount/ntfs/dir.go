@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf8"
 
 	"cairn/mount/filesys"
 )
@@ -215,7 +216,11 @@ func (f *FS) findEntry(dir uint64, name string, fold bool) (found entry, as file
 		}
 		return !exact
 	}
-	if table := f.upcase(); table != nil {
+	table, tableErr := f.upcase.get(f.loadUpcase)
+	if tableErr != nil && fold && strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		return entry{}, fileName{}, tableErr // another time another name may be found
+	}
+	if table != nil {
 		err = x.search(func(key []byte) (int, error) {
 			n, err := parseFileName(key)
 			return table.compare(n.raw, raw), err

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 
 	"cairn/mount/filesys"
 )
@@ -32,8 +31,8 @@ type FS struct {
 	mft      mft
 	label    string
 	warnings []string
-	upcase   func() upcase
-	free     func() int64
+	upcase   lazy[upcase]
+	free     lazy[int64]
 }
 
 var (
@@ -65,8 +64,6 @@ func open(r io.ReaderAt, size int64) (*FS, error) {
 		return nil, err
 	}
 	f := &FS{r: r, b: b, cache: newCache(cacheBytes), warnings: warnings}
-	f.upcase = sync.OnceValue(f.loadUpcase)
-	f.free = sync.OnceValue(f.countFree)
 	if err := f.findMFT(); err != nil {
 		return nil, err
 	}
@@ -161,11 +158,13 @@ func (f *FS) mirrorWarnings() []string {
 // Root is the inode number of the root directory.
 func (f *FS) Root() uint64 { return inoRoot }
 
-// Info describes the volume. The first call reads $Bitmap.
+// Info describes the volume. The first call reads $Bitmap; if that cannot be
+// read, nothing is free.
 func (f *FS) Info() filesys.Info {
+	free, _ := f.free.get(f.countFree)
 	return filesys.Info{
 		Type: "ntfs", Label: f.label, UUID: fmt.Sprintf("%016X", f.b.serial), BlockSize: int(f.b.clusterSize()),
-		Size: int64(f.b.clusters << f.b.clusterBits), Free: f.free(), Available: f.free(),
+		Size: int64(f.b.clusters << f.b.clusterBits), Free: free, Available: free,
 		NameMax: nameMax, Warnings: f.warnings,
 	}
 }

@@ -130,6 +130,49 @@ func TestReadError(t *testing.T) {
 	}
 }
 
+// TestNotRemembered: what could not be read once is read the next time, and until
+// then it is an error rather than another answer.
+func TestNotRemembered(t *testing.T) {
+	image := mkntfs(t, 16<<20, "-c", "4096")
+	dir, unmount := mount(t, image, "")
+	must(t, os.WriteFile(dir+"/Caf\u00e8", nil, 0o644))
+	must(t, os.WriteFile(dir+"/link", nil, 0o644))
+	setReparse(t, dir+"/link", 0xA000000C, symlinkData("caf\u00c8", 1))
+	unmount()
+	b, err := os.ReadFile(image)
+	must(t, err)
+	sound, _, err := openBytes(b)
+	must(t, err)
+	for _, num := range []int64{6, 10} { // $Bitmap, $UpCase
+		lost := &lostAt{bytes.NewReader(b), dataAt(b, num)}
+		fs, err := openReader(lost, int64(len(b)))
+		must(t, err)
+		free := fs.Info().Free
+		if target, err := fs.Readlink(walk(t, fs, "link")); num == 10 && err == nil {
+			t.Errorf("without $UpCase: the link leads to %q", target)
+		}
+		lost.at = -1
+		if got, err := fs.Readlink(walk(t, fs, "link")); err != nil || got != "Caf\u00e8" {
+			t.Errorf("file %d was away: the link leads to %q, %v", num, got, err)
+		}
+		if got := fs.Info().Free; got != sound.Info().Free || num == 6 && free != 0 {
+			t.Errorf("file %d was away: %d bytes are free, and then %d", num, free, got)
+		}
+	}
+}
+
+// dataAt is where in an image the content of a record begins.
+func dataAt(b []byte, num int64) int64 {
+	rec := recordAt(b, num)
+	i := bytes.Index(rec, []byte{0x80, 0, 0, 0})
+	run := rec[i+int(le.Uint16(rec[i+32:])):]
+	n, at := int(run[0]&15), int64(0)
+	for j := int(run[0] >> 4); j > 0; j-- {
+		at = at<<8 | int64(run[n+j])
+	}
+	return at * int64(le.Uint16(b[0x0B:])) * int64(b[0x0D])
+}
+
 type failing struct {
 	b    []byte
 	err  error

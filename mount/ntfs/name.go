@@ -110,23 +110,24 @@ func (t upcase) compare(a, b string) int {
 	return len(a) - len(b)
 }
 
-// loadUpcase reads $UpCase; nil if it cannot be used.
-func (f *FS) loadUpcase() upcase {
+// loadUpcase reads $UpCase; nil if it cannot be used. An error says that it may
+// be another time.
+func (f *FS) loadUpcase() (upcase, error) {
 	in, err := f.inode(inoUpcase)
 	if err != nil {
-		return nil
+		return nil, unread(err)
 	}
 	s, err := in.stream(attrData, "")
 	if err != nil || s == nil {
-		return nil
+		return nil, unread(err)
 	}
 	p, err := s.readAll(1 << 17)
 	if err != nil || len(p) < 256 {
-		return nil
+		return nil, unread(err)
 	}
 	t := make(upcase, len(p)/2)
 	for i := range t {
 		t[i] = le.Uint16(p[2*i:])
 	}
-	return t
+	return t, nil
 }

@@ -7,19 +7,22 @@ import (
 
 // countFree counts the clusters that $Bitmap has as free, in bytes. What cannot
 // be read counts as full.
-func (f *FS) countFree() int64 {
+func (f *FS) countFree() (int64, error) {
 	in, err := f.inode(inoBitmap)
 	if err != nil {
-		return 0
+		return 0, unread(err)
 	}
 	s, err := in.stream(attrData, "")
 	if err != nil || s == nil {
-		return 0
+		return 0, unread(err)
 	}
 	free, left := int64(0), f.b.clusters
 	buf := make([]byte, 1<<16)
 	for off := int64(0); left > 0; off += int64(len(buf)) {
 		n, err := s.ReadAt(buf, off)
+		if unread(err) != nil {
+			return 0, err
+		}
 		if n == 0 {
 			break
 		}
@@ -39,5 +42,5 @@ func (f *FS) countFree() int64 {
 			break
 		}
 	}
-	return free << f.b.clusterBits
+	return free << f.b.clusterBits, nil
 }

@@ -162,9 +162,13 @@ func (in *inode) dosName() (v []byte, err error) {
 	if in.num == inoRoot {
 		return nil, nil
 	}
+	table, err := in.fs.upcase.get(in.fs.loadUpcase)
+	if err != nil {
+		return nil, err
+	}
 	err = in.eachName(func(n fileName) bool {
 		if n.space == spaceDOS || n.space == spaceBoth {
-			v = []byte(decodeName(in.fs.upcase().all(n.raw)))
+			v = []byte(decodeName(table.all(n.raw)))
 		}
 		return n.space != spaceDOS
 	})
