@@ -124,7 +124,7 @@ func (f *FS) Root() uint64 { return f.top.info.rootDir }
 
 // Info describes the file system; it is the same for all subvolumes.
 func (f *FS) Info() filesys.Info {
-	s, u := f.v.super, f.v.usage()
+	s, u := f.v.super, f.v.countUsage()
 	return filesys.Info{
 		Type: "btrfs", Label: s.label(), UUID: uuidString(s.fsid), BlockSize: int(s.sector),
 		Size: u.size, Free: u.free, Available: u.available, NameMax: nameMax, Warnings: f.v.warnings,

@@ -140,3 +140,36 @@ func TestChangedUUID(t *testing.T) {
 		t.Errorf("%+v, %v", id, err)
 	}
 }
+
+// away is a device that can be away.
+type away struct {
+	btrfs.Device
+	gone  bool
+	asked int // while it was
+}
+
+func (a *away) ReadAt(p []byte, off int64) (int, error) {
+	if a.gone {
+		a.asked++
+		return 0, errors.New("the device is away")
+	}
+	return a.Device.ReadAt(p, off)
+}
+
+// TestUsageNotRemembered: free space that could not be counted is counted the next
+// time, and a device that is away is not asked for every block group.
+func TestUsageNotRemembered(t *testing.T) {
+	v := mkfs(t, 1, 130, "")
+	want := v.open(t).Info()
+	d := &away{Device: v.devices(t)[0]}
+	fs, err := btrfs.Open([]btrfs.Device{d}, filesys.Options{})
+	must(t, err)
+	d.gone = true
+	if info := fs.Info(); info.Free != 0 || info.Available != 0 || info.Size != want.Size || d.asked > 2 {
+		t.Errorf("while the device is away: %+v, asked %d times", info, d.asked)
+	}
+	d.gone = false
+	if info := fs.Info(); info.Size != want.Size || info.Free != want.Free || info.Available != want.Available {
+		t.Errorf("%+v, want %+v", info, want)
+	}
+}

@@ -2,7 +2,10 @@ package btrfs
 
 import (
 	"cmp"
+	"errors"
 	"slices"
+
+	"cairn/mount/filesys"
 )
 
 // usage is what statfs tells, in bytes.
@@ -43,10 +46,16 @@ var profiles = []profile{
 // countUsage computes what statfs shows on a mount of Linux: free space as the
 // block groups' own counts have it, less what Linux keeps back for itself, and
 // as available what data could still be written, in new chunks included. What
-// cannot be read counts as full.
+// cannot be read counts as full, and all of it if a device does not answer, until
+// it does.
 func (v *volume) countUsage() usage {
 	sector := uint64(v.super.sector)
-	groups := v.blockGroups()
+	v.usageMu.Lock()
+	defer v.usageMu.Unlock()
+	if v.usage != nil {
+		return *v.usage
+	}
+	groups, err := v.blockGroups()
 	var used, freeData uint64
 	seen := uint64(0)
 	have := map[uint64]bool{}
@@ -67,6 +76,9 @@ func (v *volume) countUsage() usage {
 		}
 	}
 	u := usage{size: int64(v.super.total / factor / sector * sector)}
+	if err != nil {
+		return u
+	}
 	u.free = max(0, u.size-int64(used/factor/sector*sector))
 	if reserve := int64(v.reserve() / sector * sector); u.free >= reserve {
 		u.free -= reserve
@@ -75,6 +87,7 @@ func (v *volume) countUsage() usage {
 	}
 	available := freeData/factor + v.unallocated(allocProfile(seen, len(v.devItems)))/factor
 	u.available = int64(available / sector * sector)
+	v.usage = &u
 	return u
 }
 
@@ -97,8 +110,9 @@ func allocProfile(seen uint64, devices int) profile {
 	return profileOf(0)
 }
 
-// blockGroups gives how many bytes of each chunk are in use.
-func (v *volume) blockGroups() []uint64 {
+// blockGroups gives how many bytes of each chunk are in use. A device that does not
+// answer is not asked again for the rest.
+func (v *volume) blockGroups() ([]uint64, error) {
 	used := make([]uint64, len(v.chunks.list))
 	id := uint64(extentTreeID)
 	if v.super.ro&roBlockGroupTree != 0 {
@@ -106,19 +120,28 @@ func (v *volume) blockGroups() []uint64 {
 	}
 	if len(used) > maxGroups {
 		v.estimateGroups(used)
-		return used
+		return used, nil
+	}
+	for i, c := range v.chunks.list {
+		used[i] = c.length
 	}
 	t, err := v.tree(id)
 	for i, c := range v.chunks.list {
-		used[i] = c.length
-		if err != nil {
-			continue
+		var b []byte
+		var ok bool
+		if err == nil {
+			b, ok, err = t.get(key{c.start, typeBlockGroup, c.length})
 		}
-		if b, ok, err := t.get(key{c.start, typeBlockGroup, c.length}); err == nil && ok && len(b) >= 24 {
+		switch {
+		case err == nil && ok && len(b) >= 24:
 			used[i] = le.Uint64(b)
+		case err != nil && !errors.Is(err, filesys.ErrCorrupt) && !isNotExist(err):
+			return used, err
+		case t != nil:
+			err = nil // of this one
 		}
 	}
-	return used
+	return used, nil
 }
 
 // estimateGroups spreads what the superblock counts as used over all chunks.

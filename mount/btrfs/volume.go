@@ -34,7 +34,9 @@ type volume struct {
 	mu    sync.Mutex
 	trees map[uint64]*tree
 	dead  map[uint64]deadEntry // by inode number
-	usage func() usage
+
+	usageMu sync.Mutex
+	usage   *usage // once it was counted
 }
 
 const (
@@ -85,7 +87,6 @@ func openVolume(devs []Device, o filesys.Options) (*volume, error) {
 	if v.devices, v.super, v.warnings, err = assemble(devs); err != nil {
 		return nil, err
 	}
-	v.usage = sync.OnceValue(v.countUsage)
 	v.uuids[v.super.metaID] = true
 	for _, d := range v.devices {
 		if d.super.sums != v.super.sums || d.super.nodeSize != v.super.nodeSize || d.super.sector != v.super.sector {
