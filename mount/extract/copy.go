@@ -292,7 +292,9 @@ func (c *copier) create(n tree.Node, a filesys.Attr, d *dir, name, src string, o
 	kind := a.Mode & filesys.TypeMask
 	switch kind {
 	case filesys.TypeRegular:
-		err = c.regular(n, a, d.fd, tmp, src, over)
+		// A further name of it may replace something later.
+		sync := over || a.Nlink > 1 && (c.opts.Force || c.opts.Replace != nil)
+		err = c.regular(n, a, d.fd, tmp, src, sync)
 	case filesys.TypeSymlink:
 		err = c.symlink(n, a, d.fd, tmp, src)
 	default:
@@ -324,7 +326,7 @@ func (c *copier) create(n tree.Node, a filesys.Attr, d *dir, name, src string, o
 	return nil
 }
 
-func (c *copier) regular(n tree.Node, a filesys.Attr, dirfd int, tmp, src string, over bool) error {
+func (c *copier) regular(n tree.Node, a filesys.Attr, dirfd int, tmp, src string, sync bool) error {
 	f, err := n.Open(c.ctx)
 	if err != nil {
 		return err
@@ -336,7 +338,7 @@ func (c *copier) regular(n tree.Node, a filesys.Attr, dirfd int, tmp, src string
 	err = c.copyContent(src, f, fd)
 	if err == nil {
 		c.metadata(fd, n, a, src)
-		if over { // what is replaced is lost: the copy must not be, whatever happens
+		if sync { // what is replaced is lost: the copy must not be, whatever happens
 			err = written("sync", unix.Fsync(fd))
 		}
 	}

@@ -25,7 +25,7 @@
 // Holes stay holes, hard links within one call stay hard links. Modes and times
 // are kept; with Archive also owners, extended attributes, set-id bits and
 // special files, as far as this user may: what may not be set is counted and
-// said once.
+// said once. What the point has of these and cannot be read is a failure.
 //
 // A tar archive is in the PAX format: names, sizes and times of any kind, extended
 // attributes and access control lists as GNU tar, star and bsdtar write them, hard

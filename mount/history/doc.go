@@ -7,7 +7,8 @@
 //
 //   - Two disks are compared by their maps, in time proportional to what differs
 //     (diskmap.Diff), and the difference is carried over to volumes by the place
-//     of every byte (blockdev.Device).
+//     of every byte (blockdev.Device). Where that cannot be told (an array that
+//     lacks a disk, a damaged map) both trees are walked.
 //   - Of a volume whose reader is a filesys.Differ only the inodes that may have
 //     changed are looked at. Names of those whose directories did not change are
 //     found from below (filesys.Namer) or in the directories around them

@@ -39,7 +39,8 @@ volumes and inodes in them. Of directories that are new or gone everything below
 is listed. What the guest's own kernel did not write is found with --walk only.
 Access times, link counts and times of directories are no differences.
 
-PATH is as for cairn ls. The exit status is 0, or with --exit-code 1 if there are
+PATH is as for cairn ls, and may be in either point; that a directory which it is
+in was renamed is told as well. The exit status is 0, or with --exit-code 1 if there are
 differences.`,
 		Example: `  cairn diff web1@2026-11-19 web1@latest
   cairn diff web1@latest~1 web1@latest:/etc`,
