@@ -38,6 +38,13 @@ func (a *assembly) decrypt(from int) {
 		secrets := slices.DeleteFunc(slices.Clone(a.opts.Secrets), func(s Secret) bool { return s.Volume != "" && s.Volume != e.Name })
 		if len(secrets) == 0 {
 			e.Reason = "it is encrypted (LUKS), and no key was given: --key-file FILE or --ask-passphrase opens it"
+			if others := a.opts.Secrets; len(others) > 0 { // perhaps a name is wrong
+				var names []string
+				for _, s := range others {
+					names = append(names, s.Volume)
+				}
+				e.Reason = fmt.Sprintf("it is encrypted (LUKS), and keys were given for %s alone: --key-file %s=FILE opens it", strings.Join(names, ", "), e.Name)
+			}
 			continue
 		}
 		for _, s := range secrets {

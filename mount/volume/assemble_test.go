@@ -158,7 +158,7 @@ func TestEncrypted(t *testing.T) {
 	for want, secrets := range map[string][]Secret{
 		"no key was given": nil,
 		"no key slot opens with the key file a or the passphrase": {{Bytes: []byte("x"), From: "key file a"}, {Bytes: []byte("y"), From: "passphrase"}},
-		"--key-file FILE": {{Volume: "vdb", Bytes: []byte("secret")}},
+		"keys were given for vdb alone: --key-file vda=FILE":      {{Volume: "vdb", Bytes: []byte("secret")}},
 	} {
 		l := layout(secrets...)
 		if e := l.entry(t, "vda"); len(l.Entries) != 1 || !strings.Contains(e.Reason, want) || e.CanRead() {
