@@ -111,6 +111,13 @@ func (a *app) findInPoint(ctx context.Context, c *client.Client, item string, fl
 	if err != nil {
 		return err
 	}
+	of, err := a.itemName(ctx, c, item)
+	if err != nil {
+		return err
+	}
+	if parentOf(rp.GetName()) != of {
+		return usagef("--point %s is a point of another item than %s", fl.point, item)
+	}
 	p, err := a.past(c, "find").open(ctx, rp)
 	if err != nil {
 		return err
