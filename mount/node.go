@@ -251,6 +251,11 @@ func (f *file) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult,
 	return fuse.ReadResultData(dest), 0
 }
 
+// patience is how long a search of holes goes on although a signal came. Signals
+// are common, and programs do not expect EINTR of a file: only one who waits for
+// a file of very many extents, or for a server that is gone, is let go.
+const patience = time.Second
+
 // Lseek answers SEEK_DATA and SEEK_HOLE.
 func (f *file) Lseek(ctx context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
 	size := f.f.Size()
@@ -260,11 +265,12 @@ func (f *file) Lseek(ctx context.Context, off uint64, whence uint32) (uint64, sy
 	if whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
 		return 0, syscall.EINVAL
 	}
+	began := time.Now()
 	for at := int64(off); at < size; {
-		if ctx.Err() != nil {
-			return 0, syscall.EINTR // a file of very many extents
+		if ctx.Err() != nil && time.Since(began) > patience {
+			return 0, syscall.EINTR
 		}
-		data, n, err := f.f.Extent(ctx, at)
+		data, n, err := f.f.Extent(whole, at)
 		if err != nil {
 			return 0, f.n.errno(err, "find the holes of")
 		}
