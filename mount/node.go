@@ -142,7 +142,7 @@ func (m *mounted) fill(n tree.Node, a filesys.Attr, out *fuse.Attr) {
 	out.Rdev = minor&0xff | major<<8 | minor&^0xff<<12
 	out.Blksize = 4096
 	if v := n.Volume(); v != nil {
-		if bs := v.Info().BlockSize; bs > 0 {
+		if bs := v.Brief().BlockSize; bs > 0 {
 			out.Blksize = uint32(bs)
 		}
 	}

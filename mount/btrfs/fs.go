@@ -14,9 +14,9 @@ type FS struct {
 }
 
 var (
-	_ filesys.FS     = (*FS)(nil)
-	_ filesys.Namer  = (*FS)(nil)
-	_ filesys.Differ = (*FS)(nil)
+	_ filesys.Briefer = (*FS)(nil)
+	_ filesys.Namer   = (*FS)(nil)
+	_ filesys.Differ  = (*FS)(nil)
 )
 
 func (v *volume) sub(id uint64) (*FS, error) {
@@ -124,9 +124,15 @@ func (f *FS) Root() uint64 { return f.top.info.rootDir }
 
 // Info describes the file system; it is the same for all subvolumes.
 func (f *FS) Info() filesys.Info {
-	s, u := f.v.super, f.v.countUsage()
+	u, info := f.v.countUsage(), f.Brief()
+	info.Size, info.Free, info.Available = u.size, u.free, u.available
+	return info
+}
+
+// Brief describes the file system without reading its block groups.
+func (f *FS) Brief() filesys.Info {
+	s := f.v.super
 	return filesys.Info{
-		Type: "btrfs", Label: s.label(), UUID: uuidString(s.fsid), BlockSize: int(s.sector),
-		Size: u.size, Free: u.free, Available: u.available, NameMax: nameMax, Warnings: f.v.warnings,
+		Type: "btrfs", Label: s.label(), UUID: uuidString(s.fsid), BlockSize: int(s.sector), NameMax: nameMax, Warnings: f.v.warnings,
 	}
 }

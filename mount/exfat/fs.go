@@ -33,7 +33,7 @@ type FS struct {
 	free     func() (int64, error)
 }
 
-var _ filesys.FS = (*FS)(nil)
+var _ filesys.Briefer = (*FS)(nil)
 
 // Open reads the boot region of a volume of size bytes and the root directory.
 // Errors wrap filesys.ErrWrongType when it is no exFAT volume, ErrUnsupported
@@ -162,15 +162,20 @@ func (f *FS) Root() uint64 { return rootIno }
 
 // Info describes the volume. The first call reads the whole bitmap.
 func (f *FS) Info() filesys.Info {
-	warnings := f.warnings
+	b, info := f.boot, f.Brief()
 	free, err := f.free()
 	if err != nil {
-		warnings = append(warnings[:len(warnings):len(warnings)], fmt.Sprintf("The free space cannot be counted: %v.", err))
+		info.Warnings = append(info.Warnings[:len(info.Warnings):len(info.Warnings)], fmt.Sprintf("The free space cannot be counted: %v.", err))
 	}
+	info.Size, info.Free = int64(b.clusters)<<b.clusterBits, free<<b.clusterBits
+	info.Available = info.Free
+	return info
+}
+
+// Brief describes the volume without counting its free clusters.
+func (f *FS) Brief() filesys.Info {
 	b := f.boot
 	return filesys.Info{
-		Type: "exfat", Label: f.label, UUID: b.serial(), BlockSize: 1 << b.clusterBits,
-		Size: int64(b.clusters) << b.clusterBits, Free: free << b.clusterBits, Available: free << b.clusterBits,
-		NameMax: 3 * maxUnits, Warnings: warnings,
+		Type: "exfat", Label: f.label, UUID: b.serial(), BlockSize: 1 << b.clusterBits, NameMax: 3 * maxUnits, Warnings: f.warnings,
 	}
 }

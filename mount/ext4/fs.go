@@ -28,7 +28,7 @@ type FS struct {
 	journal *file
 }
 
-var _ filesys.FS = (*FS)(nil)
+var _ filesys.Briefer = (*FS)(nil)
 
 // Open reads the superblock of a volume of size bytes and, if the guest did not
 // unmount it, lays its journal over it. Errors wrap filesys.ErrWrongType when
@@ -137,12 +137,18 @@ func (f *FS) Attr(ino uint64) (filesys.Attr, error) {
 
 // Info describes the volume. The first call reads every group descriptor.
 func (f *FS) Info() filesys.Info {
-	s, u := f.sb, f.usage()
+	s, u, info := f.sb, f.usage(), f.Brief()
+	info.Size, info.Free = int64(u.size<<s.blockBits), int64(u.free<<s.blockBits)
+	info.Available = int64(u.available << s.blockBits)
+	info.Files, info.FilesFree = uint64(s.inodes), u.inodes
+	return info
+}
+
+// Brief describes the volume without reading the group descriptors.
+func (f *FS) Brief() filesys.Info {
+	s := f.sb
 	return filesys.Info{
-		Type: s.kind(), Label: s.label(), UUID: s.uuid(), BlockSize: int(s.blockSize),
-		Size: int64(u.size << s.blockBits), Free: int64(u.free << s.blockBits),
-		Available: int64(u.available << s.blockBits),
-		Files:     uint64(s.inodes), FilesFree: u.inodes, NameMax: nameMax,
+		Type: s.kind(), Label: s.label(), UUID: s.uuid(), BlockSize: int(s.blockSize), NameMax: nameMax,
 		Written: s.written(), Warnings: f.warnings,
 	}
 }

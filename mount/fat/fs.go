@@ -32,7 +32,7 @@ type FS struct {
 	free     func() (uint32, error)
 }
 
-var _ filesys.FS = (*FS)(nil)
+var _ filesys.Briefer = (*FS)(nil)
 
 // Open reads the boot sector of a volume of size bytes and finds the root
 // directory. Errors wrap filesys.ErrWrongType when it is no FAT volume,
@@ -116,15 +116,20 @@ func (f *FS) Root() uint64 { return rootIno }
 // Info describes the volume. The first call reads the whole table, to count
 // what is free.
 func (f *FS) Info() filesys.Info {
-	warnings := f.warnings
+	b, info := f.boot, f.Brief()
 	free, err := f.free()
 	if err != nil {
-		warnings = append(warnings[:len(warnings):len(warnings)], fmt.Sprintf("The free space cannot be counted: %v.", err))
+		info.Warnings = append(info.Warnings[:len(info.Warnings):len(info.Warnings)], fmt.Sprintf("The free space cannot be counted: %v.", err))
 	}
+	info.Size, info.Free = int64(b.clusters)*b.cluster, int64(free)*b.cluster
+	info.Available = info.Free
+	return info
+}
+
+// Brief describes the volume without counting its free clusters.
+func (f *FS) Brief() filesys.Info {
 	b := f.boot
 	return filesys.Info{
-		Type: fmt.Sprintf("fat%d", b.width), Label: f.label, UUID: b.serial(), BlockSize: int(b.cluster),
-		Size: int64(b.clusters) * b.cluster, Free: int64(free) * b.cluster, Available: int64(free) * b.cluster,
-		NameMax: 3 * maxUnits, Warnings: warnings,
+		Type: fmt.Sprintf("fat%d", b.width), Label: f.label, UUID: b.serial(), BlockSize: int(b.cluster), NameMax: 3 * maxUnits, Warnings: f.warnings,
 	}
 }

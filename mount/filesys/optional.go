@@ -50,6 +50,15 @@ type Differ interface {
 	ChangedInodes(other FS, changed []Range, fn func(ino uint64) bool) error
 }
 
+// Briefer is an FS that describes itself without counting what is free, for
+// which Info may have to read much of a large volume.
+type Briefer interface {
+	FS
+	// Brief is Info without Size, Free, Available, Files and FilesFree, and
+	// without warnings about those. It reads nothing.
+	Brief() Info
+}
+
 // Name is one name of an inode.
 type Name struct {
 	Parent uint64 // inode number of the directory

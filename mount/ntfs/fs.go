@@ -36,9 +36,9 @@ type FS struct {
 }
 
 var (
-	_ filesys.FS     = (*FS)(nil)
-	_ filesys.Namer  = (*FS)(nil)
-	_ filesys.Differ = (*FS)(nil)
+	_ filesys.Briefer = (*FS)(nil)
+	_ filesys.Namer   = (*FS)(nil)
+	_ filesys.Differ  = (*FS)(nil)
 )
 
 // Open reads the boot sector of a volume of size bytes, finds its MFT and its
@@ -161,10 +161,17 @@ func (f *FS) Root() uint64 { return inoRoot }
 // Info describes the volume. The first call reads $Bitmap; if that cannot be
 // read, nothing is free.
 func (f *FS) Info() filesys.Info {
-	free, _ := f.free.get(f.countFree)
+	info := f.Brief()
+	info.Size = int64(f.b.clusters << f.b.clusterBits)
+	info.Free, _ = f.free.get(f.countFree)
+	info.Available = info.Free
+	return info
+}
+
+// Brief describes the volume without reading the map of its clusters.
+func (f *FS) Brief() filesys.Info {
 	return filesys.Info{
 		Type: "ntfs", Label: f.label, UUID: fmt.Sprintf("%016X", f.b.serial), BlockSize: int(f.b.clusterSize()),
-		Size: int64(f.b.clusters << f.b.clusterBits), Free: free, Available: free,
 		NameMax: nameMax, Warnings: f.warnings,
 	}
 }

@@ -266,6 +266,29 @@ func TestLazyAndOnce(t *testing.T) {
 	}
 }
 
+// brief is a file system that must not count what is free.
+type brief struct {
+	*mounttest.FS
+	t *testing.T
+}
+
+func (b brief) Info() filesys.Info {
+	b.t.Error("what is free was counted")
+	return b.FS.Info()
+}
+
+func (b brief) Brief() filesys.Info { return b.FS.Info() }
+
+// Only who asks for the free space of a volume waits until it is counted.
+func TestNothingIsCounted(t *testing.T) {
+	tr := NewPoint(testPoint(), Options{OpenFS: func(io.ReaderAt, int64) (filesys.FS, error) { return brief{testFS(), t}, nil }})
+	list(t, find(t, tr, "/volumes").Node)
+	content(t, tr, "volumes/vda1/etc/hostname")
+	if v := find(t, tr, "volumes/vda1").Node.Volume(); v.Brief().BlockSize != testFS().Info().BlockSize {
+		t.Errorf("brief: %+v", v.Brief())
+	}
+}
+
 // An error on the way to a volume is shown, and tried again; one of the volume
 // itself is remembered.
 func TestOpenErrors(t *testing.T) {

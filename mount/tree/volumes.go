@@ -36,7 +36,7 @@ type Volume struct {
 // opened is how opening a volume ended, once that is settled.
 type opened struct {
 	fs   filesys.FS
-	info filesys.Info
+	info filesys.Info // brief, where the file system can be
 	err  error
 }
 
@@ -50,7 +50,11 @@ func (v *Volume) FS() (filesys.FS, error) {
 		}
 		o := opened{fs: fs, err: err}
 		if err == nil {
-			o.info = fs.Info()
+			if b, ok := fs.(filesys.Briefer); ok {
+				o.info = b.Brief()
+			} else {
+				o.info = fs.Info()
+			}
 		}
 		v.report(o)
 		return o, nil
@@ -61,12 +65,22 @@ func (v *Volume) FS() (filesys.FS, error) {
 	return o.fs, err
 }
 
-// Info describes the opened volume; it is zero before FS has succeeded.
-func (v *Volume) Info() filesys.Info {
+// Brief describes the opened volume without counting what is free; it is zero
+// before FS has succeeded.
+func (v *Volume) Brief() filesys.Info {
 	if !v.fs.done.Load() {
 		return filesys.Info{}
 	}
 	return v.fs.v.info
+}
+
+// Info describes the opened volume, free space and all, for which much may have
+// to be read; it is zero before FS has succeeded.
+func (v *Volume) Info() filesys.Info {
+	if !v.fs.done.Load() || v.fs.v.err != nil {
+		return filesys.Info{}
+	}
+	return v.fs.v.fs.Info()
 }
 
 func (v *Volume) open() (filesys.FS, error) {

@@ -26,9 +26,9 @@ type FS struct {
 }
 
 var (
-	_ filesys.FS     = (*FS)(nil)
-	_ filesys.Differ = (*FS)(nil)
-	_ filesys.Namer  = (*FS)(nil)
+	_ filesys.Briefer = (*FS)(nil)
+	_ filesys.Differ  = (*FS)(nil)
+	_ filesys.Namer   = (*FS)(nil)
 )
 
 // Open reads the superblock of a volume of size bytes and, if the guest did not
@@ -146,14 +146,20 @@ func (f *FS) Attr(ino uint64) (filesys.Attr, error) {
 // Info describes the volume. After a crash, the first call reads the headers of
 // every group.
 func (f *FS) Info() filesys.Info {
-	s, warnings := f.sb, f.warnings
+	s, info := f.sb, f.Brief()
 	u, err := f.counted()
 	if err != nil {
-		warnings = append(warnings[:len(warnings):len(warnings)], fmt.Sprintf("The free space cannot be counted in full: %v.", err))
+		info.Warnings = append(info.Warnings[:len(info.Warnings):len(info.Warnings)], fmt.Sprintf("The free space cannot be counted in full: %v.", err))
 	}
+	info.Size, info.Free = int64(u.size<<s.blockBits), int64(u.free<<s.blockBits)
+	info.Available, info.Files, info.FilesFree = info.Free, u.inodes, u.freeNode
+	return info
+}
+
+// Brief describes the volume without reading the headers of its groups.
+func (f *FS) Brief() filesys.Info {
+	s := f.sb
 	return filesys.Info{
-		Type: "xfs", Label: s.label(), UUID: s.userUUID(), BlockSize: int(s.blockSize),
-		Size: int64(u.size << s.blockBits), Free: int64(u.free << s.blockBits), Available: int64(u.free << s.blockBits),
-		Files: u.inodes, FilesFree: u.freeNode, NameMax: nameMax, Warnings: warnings,
+		Type: "xfs", Label: s.label(), UUID: s.userUUID(), BlockSize: int(s.blockSize), NameMax: nameMax, Warnings: f.warnings,
 	}
 }

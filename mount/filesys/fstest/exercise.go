@@ -32,7 +32,13 @@ func Exercise(t testing.TB, fs filesys.FS, calls int) {
 	t.Helper()
 	defer checkMemory(t, fs)
 	x := &exerciser{t: t, fs: fs, calls: calls, buf: make([]byte, 64<<10)}
-	x.fs.Info()
+	info := x.fs.Info()
+	if b, ok := x.fs.(filesys.Briefer); ok {
+		brief := b.Brief()
+		if brief.Type != info.Type || brief.Label != info.Label || brief.UUID != info.UUID || brief.BlockSize != info.BlockSize || brief.NameMax != info.NameMax {
+			t.Errorf("brief description %+v, whole %+v", brief, info)
+		}
+	}
 	todo, seen := []uint64{fs.Root()}, map[uint64]bool{fs.Root(): true}
 	for len(todo) > 0 && x.calls > 0 {
 		ino := todo[0]
