@@ -28,7 +28,10 @@
 // says no more than the entries do. That a file was changed is noticed as far as
 // the guest's own kernel noted it in the inode (size, times, map of blocks). What
 // was written past it, by a repair or an editor of file systems, may leave no such
-// trace; Options.Walk finds that too, at the cost of walking both trees.
+// trace; Options.Walk finds that too, at the cost of walking both trees. And so may
+// what was written over other data in the last seconds before a crash-consistent
+// point: data can reach the disk before the inode does, whose new times are then a
+// change of the point after.
 //
 // A file is the same one under another name when the inode number and the time
 // of creation are; where a format keeps no such time, size and modification time

@@ -36,7 +36,8 @@ first, or only those below PATH:
 
 Only what the guest changed is looked at: the blocks that differ lead to the
 volumes and inodes in them. Of directories that are new or gone everything below
-is listed. What the guest's own kernel did not write is found with --walk only.
+is listed. What the guest's own kernel did not write is found with --walk only, and
+so may be what a guest wrote in the last seconds before a crash-consistent point.
 Access times, link counts and times of directories are no differences.
 
 PATH is as for cairn ls, and may be in either point; that a directory which it is
