@@ -11,6 +11,7 @@ import (
 	"cairn/blockstore/block"
 	"cairn/mount/blockdev"
 	"cairn/mount/filesys"
+	"cairn/mount/filesys/fstest"
 	"cairn/mount/tree"
 )
 
@@ -150,5 +151,25 @@ func TestLostVolume(t *testing.T) {
 	})
 	if err != ErrIncomplete || problems != 2 {
 		t.Errorf("find: %v, %d problems", err, problems)
+	}
+}
+
+// TestUnlinkedInUse: a file that was deleted while a program had it open has an inode
+// and no name. It is gone, and nothing is damaged.
+func TestUnlinkedInUse(t *testing.T) {
+	t.Parallel()
+	image := mke2fs(t, 8<<20, "-t", "ext4", "-b", "1024")
+	v := newVault(t)
+	change(t, image, func(dir string) { must(t, os.WriteFile(filepath.Join(dir, "f"), []byte("1"), 0o644)) })
+	first := v.backUp("vda=" + image)
+	for _, cmd := range []string{"set_inode_field /f links_count 0", "unlink /f", "set_inode_field / mtime @1767225601"} {
+		fstest.Run(t, "debugfs", "-w", "-R", cmd, image)
+	}
+	second := v.backUp("vda=" + image)
+	if got := lines(diff(t, v.open(first), v.open(second), false)); !slices.Equal(got, []string{"D /volumes/vda/f"}) {
+		t.Errorf("diff: %q", got)
+	}
+	if got := lines(diff(t, v.open(second), v.open(first), false)); !slices.Equal(got, []string{"A /volumes/vda/f"}) {
+		t.Errorf("and back: %q", got)
 	}
 }
