@@ -51,7 +51,8 @@ func wrap(err error, format string, args ...any) error {
 }
 
 // inode reads an inode that a directory may name. Deleted and unused inodes are
-// ErrNotExist, and so are the reserved ones, which are not files of the user.
+// ErrNotExist, and so are those that are not files of the user: the reserved
+// ones, and the holders of attributes.
 func (f *FS) inode(ino uint64) (*inode, error) {
 	if ino != rootIno && ino < uint64(f.sb.firstIno) || f.hidden(ino) {
 		return nil, fmt.Errorf("inode %d: %w", ino, filesys.ErrNotExist)
@@ -61,7 +62,7 @@ func (f *FS) inode(ino uint64) (*inode, error) {
 		return nil, err
 	}
 	if in.flags&flagEAInode != 0 {
-		return nil, corrupt("inode %d holds an attribute value and is not a file", ino)
+		return nil, fmt.Errorf("inode %d holds an attribute value and is not a file: %w", ino, filesys.ErrNotExist)
 	}
 	return in, nil
 }
