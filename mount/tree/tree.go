@@ -13,9 +13,10 @@
 //	volumes/vda5.SWAP.txt       one that holds no files, and what it is
 //	volumes/vg0-root/…          a logical volume, wherever it lies
 //
-// Every partition, and everything that is made of partitions, has exactly one entry in volumes/: a directory when its files
-// can be read, else a small text. So a listing never looks complete when it is
-// not, and a script that expects volumes/vda2/ fails instead of copying nothing.
+// Every partition, and everything that is made of partitions, has exactly one
+// entry in volumes/: a directory when its files can be read, else a small text.
+// So a listing never looks complete when it is not, and a script that expects
+// volumes/vda2/ fails instead of copying nothing.
 //
 // Rules:
 //

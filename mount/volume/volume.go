@@ -1,12 +1,25 @@
-// Package volume finds the volumes on a disk image and says what each of them
-// holds: partition tables (MBR with logical partitions, GPT in 512 and
-// 4096-byte sectors), a file system on a bare disk, and the magic numbers of
-// file systems, swap and volume managers. OpenFS hands a volume to the reader
-// that knows its file system.
+// Package volume finds the volumes on the disks of a point and says what each of
+// them holds. It has two layers:
 //
-// mount/tree calls it to lay out a recovery point. It reads an io.ReaderAt and
-// never writes, imports nothing of Cairn but the file-system readers, and knows
-// nothing of FUSE.
+//   - Scan looks at one disk: partition tables (MBR with logical partitions, GPT
+//     in 512 and 4096-byte sectors), a file system on a bare disk, and the magic
+//     numbers of file systems, swap and volume managers (Detect).
+//   - Assemble looks at all disks of a point together and goes on where those
+//     contain others: LUKS is opened with the keys given (mount/luks), software
+//     raids and volume groups are put together of their members (mount/mdraid,
+//     mount/lvm2), and what that yields is scanned in turn, until nothing new
+//     appears. Devices that share one btrfs are found.
+//
+//	disks ─▶ Scan ─▶ partitions ─▶ LUKS ─▶ md ─▶ LVM2 ─┬▶ Entry, Entry, …
+//	           ▲                                       │
+//	           └─────────── of each new device ────────┘
+//
+// An Entry opens its file system with the reader that knows it (readers, in
+// open.go). Its Device knows for every byte on which disk it is stored, which
+// is how mount/history gets from changed blocks to changed files.
+//
+// mount/tree calls it to lay out a recovery point. It never writes, imports of
+// Cairn the readers below mount/ alone, and knows nothing of FUSE.
 //
 // What it promises:
 //
@@ -16,7 +29,8 @@
 //     no length from the disk is used before it was checked against the disk.
 //   - Nothing is dropped in silence. A partition that reaches beyond the disk,
 //     overlaps another or cannot be read stays in the list, with a Problem. A
-//     damaged table that could be worked around leaves a Warning.
+//     damaged table that could be worked around leaves a Warning. A volume that
+//     cannot be put together or opened is an Entry with its Reason.
 //   - Numbers are those that Linux gives, so vda1 here is vda1 in the guest.
 //
 // Sources: UEFI 2.10 section 5 (GPT, protective MBR); for the MBR, which has no
