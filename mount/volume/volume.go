@@ -4,15 +4,16 @@
 //   - Scan looks at one disk: partition tables (MBR with logical partitions, GPT
 //     in 512 and 4096-byte sectors), a file system on a bare disk, and the magic
 //     numbers of file systems, swap and volume managers (Detect).
+//
 //   - Assemble looks at all disks of a point together and goes on where those
 //     contain others: LUKS is opened with the keys given (mount/luks), software
 //     raids and volume groups are put together of their members (mount/mdraid,
 //     mount/lvm2), and what that yields is scanned in turn, until nothing new
 //     appears. Devices that share one btrfs are found.
 //
-//	disks ─▶ Scan ─▶ partitions ─▶ LUKS ─▶ md ─▶ LVM2 ─┬▶ Entry, Entry, …
-//	           ▲                                       │
-//	           └─────────── of each new device ────────┘
+//     disks ─▶ Scan ─▶ partitions ─▶ LUKS ─▶ md ─▶ LVM2 ─┬▶ Entry, Entry, …
+//     ▲                                       │
+//     └─────────── of each new device ────────┘
 //
 // An Entry opens its file system with the reader that knows it (readers, in
 // open.go). Its Device knows for every byte on which disk it is stored, which
