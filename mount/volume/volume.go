@@ -11,9 +11,11 @@
 //     mount/lvm2), and what that yields is scanned in turn, until nothing new
 //     appears. Devices that share one btrfs are found.
 //
-//     disks ─▶ Scan ─▶ partitions ─▶ LUKS ─▶ md ─▶ LVM2 ─┬▶ Entry, Entry, …
-//     ▲                                       │
-//     └─────────── of each new device ────────┘
+// The way from disks to entries:
+//
+//	disks ─▶ Scan ─▶ partitions ─▶ LUKS ─▶ md ─▶ LVM2 ─┬▶ Entry, Entry, …
+//	           ▲                                       │
+//	           └─────────── of each new device ────────┘
 //
 // An Entry opens its file system with the reader that knows it (readers, in
 // open.go). Its Device knows for every byte on which disk it is stored, which
