@@ -4,6 +4,7 @@ package ext4
 type groupDesc struct {
 	blockBitmap  uint64
 	inodeBitmap  uint64
+	bitmapCsum   uint32 // of the bitmap of inodes, 16 bits of it in short descriptors
 	inodeTable   uint64
 	freeClusters uint64
 	freeInodes   uint64
@@ -85,7 +86,9 @@ func (s *superblock) decodeGroup(d []byte) groupDesc {
 		freeClusters: uint64(le.Uint16(d[0x0C:])),
 		freeInodes:   uint64(le.Uint16(d[0x0E:])),
 	}
+	g.bitmapCsum = uint32(le.Uint16(d[0x1A:]))
 	if len(d) >= 64 {
+		g.bitmapCsum |= uint32(le.Uint16(d[0x3A:])) << 16
 		g.blockBitmap |= uint64(le.Uint32(d[0x20:])) << 32
 		g.inodeBitmap |= uint64(le.Uint32(d[0x24:])) << 32
 		g.inodeTable |= uint64(le.Uint32(d[0x28:])) << 32
@@ -148,4 +151,22 @@ func (f *FS) group(g uint64) (groupDesc, error) {
 		return groupDesc{}, corrupt("group descriptor %d: inode table at block %d", g, desc.inodeTable)
 	}
 	return desc, nil
+}
+
+// inodeFree says whether the bitmap of a group has inode index of it as free. It
+// is believed only with its checksum: what cannot be vouched for is not free.
+func (f *FS) inodeFree(desc groupDesc, index uint64) bool {
+	if !f.sb.metadataCsum() {
+		return false
+	}
+	b, err := f.block(desc.inodeBitmap)
+	n := uint64(f.sb.inodesPer) / 8
+	if err != nil || n > uint64(len(b)) || index/8 >= n {
+		return false
+	}
+	c := crc32c(f.sb.csumSeed, b[:n])
+	if f.sb.descSize < 64 {
+		c &= 0xFFFF
+	}
+	return c == desc.bitmapCsum && b[index/8]>>(index%8)&1 == 0
 }

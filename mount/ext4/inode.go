@@ -114,8 +114,9 @@ func (f *FS) loadInode(ino uint64, unlinked bool) (*inode, error) {
 	in, err := f.decodeInode(uint32(ino), b[off:off+f.sb.inodeSize:off+f.sb.inodeSize], unlinked)
 	if err != nil {
 		// What was never used need not have been initialised, and may be
-		// anything.
-		if index >= desc.usedInodes && errors.Is(err, filesys.ErrCorrupt) {
+		// anything: behind the last one that was, and in blocks of the table
+		// that none was in.
+		if errors.Is(err, filesys.ErrCorrupt) && (index >= desc.usedInodes || f.inodeFree(desc, index)) {
 			err = filesys.ErrNotExist
 		}
 		return nil, wrap(err, "inode %d", ino)
