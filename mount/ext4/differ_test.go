@@ -234,8 +234,8 @@ func compareStored(t *testing.T, image string) {
 			off += n
 		}
 	}
-	if files < 5 {
-		t.Errorf("only %d files", files)
+	if files == 0 { // a guest at work may just have deleted most of them
+		t.Error("no files")
 	}
 	t.Logf("%d files, %d pieces in records, %d holes", files, records, holes)
 }
