@@ -163,8 +163,13 @@ func TestHundredPoints(t *testing.T) {
 		t.Errorf("%d points were opened by looking at the list", n)
 	}
 	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
+	settle := func(m *runtime.MemStats) {
+		for range 3 { // buffers that are kept for the next request outlive one collection
+			runtime.GC()
+		}
+		runtime.ReadMemStats(m)
+	}
+	settle(&before)
 	var wg sync.WaitGroup
 	for i := range 2 * points { // two at a time want each
 		wg.Go(func() {
@@ -182,10 +187,12 @@ func TestHundredPoints(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if grew := int64(after.HeapAlloc) - int64(before.HeapAlloc); grew > points<<16 {
+	settle(&after)
+	// What waits for requests holds up to 16 buffers of 1 MiB, however many points there are.
+	if grew := int64(after.HeapAlloc) - int64(before.HeapAlloc); grew > 16<<20+points<<16 {
 		t.Errorf("%d points hold %d KiB", points, grew>>10)
+	} else {
+		t.Logf("%d points hold %d KiB", points, grew>>10)
 	}
 	if n := opened.Load(); n != points {
 		t.Errorf("%d points were opened %d times", points, n)
